@@ -1,0 +1,61 @@
+"""Latent diffusion (arXiv 2112.10752) in PaddlePaddle, under diffusers' names.
+
+Names are imported when they are first used: `import ppdiffusers` alone does not import paddle.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, List
+
+from ppdiffusers.version import __version__
+
+if TYPE_CHECKING:
+    from ppdiffusers.checkpoints import CheckpointError
+    from ppdiffusers.config import ConfigError
+    from ppdiffusers.images import ImageError, open_image
+    from ppdiffusers.models import UNet2DModel, VQModel
+    from ppdiffusers.pipelines import DiffusionPipeline, ImagePipelineOutput, LDMSuperResolutionPipeline
+    from ppdiffusers.random import Generator
+    from ppdiffusers.schedulers import DDIMScheduler
+
+_HOMES = {
+    "CheckpointError": "checkpoints",
+    "ConfigError": "config",
+    "DDIMScheduler": "schedulers",
+    "DiffusionPipeline": "pipelines",
+    "Generator": "random",
+    "ImageError": "images",
+    "ImagePipelineOutput": "pipelines",
+    "LDMSuperResolutionPipeline": "pipelines",
+    "UNet2DModel": "models",
+    "VQModel": "models",
+    "open_image": "images",
+}
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DDIMScheduler",
+    "DiffusionPipeline",
+    "Generator",
+    "ImageError",
+    "ImagePipelineOutput",
+    "LDMSuperResolutionPipeline",
+    "UNet2DModel",
+    "VQModel",
+    "__version__",
+    "open_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ppdiffusers' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"ppdiffusers.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted(__all__)

@@ -1,0 +1,293 @@
+"""A pickle machine that can only build plain values and what an allow-list holds; it never calls what a file names.
+
+Pickle is a program for a small stack machine. This one follows the opcodes that weight files use, over a memory map:
+large byte strings become places in the file (`Span`), not objects. Names of classes and functions are looked up in
+the table `GLOBALS`, which holds our own inert stand-ins. Everything is iterative, each opcode does work bounded by
+the bytes it consumes, and their number is limited, so that no file can make it run long or deep.
+
+Source: the opcode descriptions in CPython's `pickletools`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import mmap
+import pickle
+import pickletools
+import struct
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
+from ppdiffusers.checkpoints.allowed import Attributes, Function, find_global, set_items
+from ppdiffusers.checkpoints.errors import FormatError
+from ppdiffusers.checkpoints.tensors import Span, TextBytes
+
+MAX_STEPS = 2_000_000  # a model of a thousand tensors takes some 40,000
+MAX_NAME = 65536  # bytes; longer text can only be bytes written as text
+MAX_DIGITS = 64
+MAX_ARGUMENTS = 16
+
+
+def load_pickle(
+    data: Union[mmap.mmap, bytes], start: int, stop: int, persistent: Optional[Callable[[Any], Any]] = None
+) -> Tuple[Any, int]:
+    """The value of the pickle that begins at `data[start]`, and the place after its end.
+
+    Args:
+        data: what holds the pickle; large byte strings of the value are spans of it.
+        start, stop: where it begins, and where it must have ended.
+        persistent: turns a persistent id (torch's storages) into a value; None where the format has none.
+
+    Raises:
+        FormatError: something that is not allowed, or not a pickle. Damaged bytes may raise other exceptions too;
+            nothing has been executed then either.
+    """
+    machine = _Machine(data, start, stop, persistent)
+    return machine.run(), machine.position
+
+
+class _Machine:
+    def __init__(
+        self, data: Union[mmap.mmap, bytes], start: int, stop: int, persistent: Optional[Callable[[Any], Any]]
+    ):
+        self.data = data
+        self.position = start
+        self.stop = stop
+        self.persistent = persistent
+        self.steps = 0
+        self.stack: List[Any] = []
+        self.marked: List[List[Any]] = []  # the stacks below each mark
+        self.memo: Dict[int, Any] = {}
+
+    def run(self) -> Any:
+        while True:
+            self.spend(1)
+            opcode = self.take(1)
+            if opcode == pickle.STOP:
+                return self.stack.pop()
+            action = _ACTIONS.get(opcode)
+            if action is None:
+                raise FormatError(_refusal(opcode))
+            action(self)
+
+    def spend(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise FormatError(f"holds a pickle of more than {MAX_STEPS} steps, far more than weights need")
+
+    # Reading the program
+
+    def span(self, size: int) -> Span:
+        start = self.position
+        if size < 0 or size > self.stop - start:
+            raise FormatError(f"ends early: {size} bytes are announced where {self.stop - start} are left")
+        self.position = start + size
+        return Span(self.data, start, self.position)
+
+    def take(self, size: int) -> bytes:
+        span = self.span(size)
+        return self.data[span.start : span.stop]
+
+    def number(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def line(self, limit: Optional[int] = None) -> bytes:
+        stop = self.stop if limit is None else min(self.stop, self.position + limit + 1)
+        end = self.data.find(b"\n", self.position, stop)
+        if end < 0:
+            raise FormatError("ends early, or is no pickle: a line of text does not end")
+        return self.take(end + 1 - self.position)[:-1]
+
+    # The stack
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop_mark(self) -> List[Any]:
+        items = self.stack
+        self.stack = self.marked.pop()
+        return items
+
+    def pop_tuple(self, size: int) -> None:
+        if len(self.stack) < size:
+            raise FormatError("holds a damaged pickle: its stack is empty")
+        items = tuple(self.stack[-size:])
+        del self.stack[-size:]
+        self.push(items)
+
+    # Opcodes that do more than push a value
+
+    def protocol(self) -> None:
+        version = self.number("<B")
+        if version > 5:
+            raise FormatError(f"is a pickle of protocol {version}, or damaged; 0 to 5 are known")
+
+    def frame(self) -> None:
+        """A frame says how much to read at once: nothing to do on a map but to see that it is all there."""
+        size = self.number("<Q")
+        if size > self.stop - self.position:
+            raise FormatError(f"ends early: {size} bytes are announced where {self.stop - self.position} are left")
+
+    def mark(self) -> None:
+        self.marked.append(self.stack)
+        self.stack = []
+
+    def pop(self) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:  # POP of a mark
+            self.stack = self.marked.pop()
+
+    def pop_to_mark(self) -> None:
+        self.pop_mark()
+
+    def text(self, size: int) -> None:
+        if size > MAX_NAME:
+            self.push(TextBytes(self.span(size)))
+        else:
+            self.push(self.take(size).decode("utf-8"))
+
+    def string(self, size: int) -> None:
+        """Python 2's str: a name or bytes."""
+        self.push(self.take(size).decode("latin-1") if size <= MAX_NAME else self.span(size))
+
+    def integer_line(self) -> None:
+        digits = self.line(MAX_DIGITS)
+        booleans = {b"00": False, b"01": True}
+        self.push(booleans[digits] if digits in booleans else int(digits.rstrip(b"L")))
+
+    def long(self, size: int) -> None:
+        if size > MAX_DIGITS:
+            raise FormatError(f"holds an integer of {size} bytes")
+        self.push(int.from_bytes(self.take(size), "little", signed=True))
+
+    def append(self, items: List[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not list:
+            raise FormatError(f"appends to a {type(target).__name__}")
+        target.extend(items)
+
+    def set_items(self, items: List[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not dict or len(items) % 2:
+            raise FormatError(f"sets {len(items)} keys and values of a {type(target).__name__}")
+        set_items(target, zip(items[::2], items[1::2]))
+
+    def make_dict(self) -> None:
+        items = self.pop_mark()
+        self.push({})
+        self.set_items(items)
+
+    def append_one(self) -> None:
+        self.append([self.stack.pop()])
+
+    def set_item(self) -> None:
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self.set_items([key, value])
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def global_line(self) -> None:
+        module = self.line(MAX_NAME).decode("utf-8")
+        self.push(find_global(module, self.line(MAX_NAME).decode("utf-8")))
+
+    def stack_global(self) -> None:
+        name = self.stack.pop()
+        self.push(find_global(self.stack.pop(), name))
+
+    def instance(self) -> None:
+        """INST names a class and calls it in one: nothing that is allowed is made so."""
+        self.global_line()
+        raise FormatError("makes an object with the opcode INST, which weight files do not use")
+
+    def reduce(self) -> None:
+        arguments = self.stack.pop()
+        function = self.stack.pop()
+        if type(function) is not Function or type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+            raise FormatError("calls what is no function, or with arguments that no function of weight files takes")
+        # One list can be handed over many times: its length counts as work each time.
+        self.spend(sum(len(argument) for argument in arguments if type(argument) is list))
+        self.push(function(*arguments))
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Attributes):
+            target.set_state(state)
+        elif type(target) is not dict:  # a dict's are the attributes of an OrderedDict, which mean nothing here
+            raise FormatError(f"sets the state of a {type(target).__name__}")
+
+    def persistent_id(self) -> None:
+        if self.persistent is None:
+            raise FormatError("refers to objects outside the pickle, which its format does not know")
+        self.push(self.persistent(self.stack.pop()))
+
+
+def _refusal(opcode: bytes) -> str:
+    for known in pickletools.opcodes:
+        if known.code == opcode.decode("latin-1"):
+            return f"uses the pickle opcode {known.name}, which weight files do not need"
+    return f"is no weight file, or a damaged one: {opcode!r} is no step of a pickle"
+
+
+_ACTIONS: Dict[bytes, Callable[[_Machine], None]] = {
+    pickle.PROTO: _Machine.protocol,
+    pickle.FRAME: _Machine.frame,
+    # plain values
+    pickle.NONE: lambda m: m.push(None),
+    pickle.NEWTRUE: lambda m: m.push(True),
+    pickle.NEWFALSE: lambda m: m.push(False),
+    pickle.INT: _Machine.integer_line,
+    pickle.LONG: _Machine.integer_line,
+    pickle.BININT: lambda m: m.push(m.number("<i")),
+    pickle.BININT1: lambda m: m.push(m.number("<B")),
+    pickle.BININT2: lambda m: m.push(m.number("<H")),
+    pickle.LONG1: lambda m: m.long(m.number("<B")),
+    pickle.LONG4: lambda m: m.long(m.number("<i")),
+    pickle.FLOAT: lambda m: m.push(float(m.line(MAX_DIGITS))),
+    pickle.BINFLOAT: lambda m: m.push(m.number(">d")),
+    pickle.UNICODE: lambda m: m.push(codecs.decode(m.line(), "raw-unicode-escape")),
+    pickle.BINUNICODE: lambda m: m.text(m.number("<I")),
+    pickle.SHORT_BINUNICODE: lambda m: m.text(m.number("<B")),
+    pickle.BINUNICODE8: lambda m: m.text(m.number("<Q")),
+    pickle.BINSTRING: lambda m: m.string(m.number("<i")),
+    pickle.SHORT_BINSTRING: lambda m: m.string(m.number("<B")),
+    pickle.SHORT_BINBYTES: lambda m: m.push(m.take(m.number("<B"))),
+    pickle.BINBYTES: lambda m: m.push(m.span(m.number("<I"))),
+    pickle.BINBYTES8: lambda m: m.push(m.span(m.number("<Q"))),
+    pickle.BYTEARRAY8: lambda m: m.push(m.span(m.number("<Q"))),
+    # containers
+    pickle.MARK: _Machine.mark,
+    pickle.POP: _Machine.pop,
+    pickle.POP_MARK: _Machine.pop_to_mark,
+    pickle.DUP: lambda m: m.push(m.stack[-1]),
+    pickle.EMPTY_TUPLE: lambda m: m.push(()),
+    pickle.TUPLE: lambda m: m.push(tuple(m.pop_mark())),
+    pickle.TUPLE1: lambda m: m.pop_tuple(1),
+    pickle.TUPLE2: lambda m: m.pop_tuple(2),
+    pickle.TUPLE3: lambda m: m.pop_tuple(3),
+    pickle.EMPTY_LIST: lambda m: m.push([]),
+    pickle.LIST: lambda m: m.push(m.pop_mark()),
+    pickle.APPEND: _Machine.append_one,
+    pickle.APPENDS: lambda m: m.append(m.pop_mark()),
+    pickle.EMPTY_DICT: lambda m: m.push({}),
+    pickle.DICT: _Machine.make_dict,
+    pickle.SETITEM: _Machine.set_item,
+    pickle.SETITEMS: lambda m: m.set_items(m.pop_mark()),
+    # memory
+    pickle.PUT: lambda m: m.put(int(m.line(MAX_DIGITS))),
+    pickle.BINPUT: lambda m: m.put(m.number("<B")),
+    pickle.LONG_BINPUT: lambda m: m.put(m.number("<I")),
+    pickle.MEMOIZE: lambda m: m.put(len(m.memo)),
+    pickle.GET: lambda m: m.push(m.memo[int(m.line(MAX_DIGITS))]),
+    pickle.BINGET: lambda m: m.push(m.memo[m.number("<B")]),
+    pickle.LONG_BINGET: lambda m: m.push(m.memo[m.number("<I")]),
+    # names and what is made of them
+    pickle.GLOBAL: _Machine.global_line,
+    pickle.STACK_GLOBAL: _Machine.stack_global,
+    pickle.INST: _Machine.instance,
+    pickle.REDUCE: _Machine.reduce,
+    pickle.BUILD: _Machine.build,
+    pickle.BINPERSID: _Machine.persistent_id,
+}

@@ -1,0 +1,183 @@
+"""Where a tensor's bytes lie in a file, and how they become an array."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from ppdiffusers.checkpoints.errors import FormatError
+
+# Name of a type -> numpy's type for the stored bits. numpy has no bfloat16: its bits are carried as uint16.
+STORED_AS: Dict[str, np.dtype] = {
+    "float64": np.dtype("<f8"),
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),
+    "int64": np.dtype("<i8"),
+    "int32": np.dtype("<i4"),
+    "int16": np.dtype("<i2"),
+    "int8": np.dtype("i1"),
+    "uint8": np.dtype("u1"),
+    "bool": np.dtype("?"),
+}
+
+MAX_DIMENSIONS = 32  # numpy 1 allows no more
+MAX_BYTES = 2**48  # no tensor is larger; keeps products of hostile sizes far from numpy's overflow
+
+
+class Span:
+    """Bytes `start:stop` of a file's memory map (or of a bytes object), looked at only when they are wanted."""
+
+    __slots__ = ("source", "start", "stop")
+
+    def __init__(self, source: Union[mmap.mmap, bytes], start: int, stop: int):
+        self.source = source
+        self.start = start
+        self.stop = stop
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def buffer(self) -> memoryview:
+        return memoryview(self.source)[self.start : self.stop]
+
+    def release(self) -> None:
+        """Let the system take the pages back; a later look fetches them from the file again."""
+        if isinstance(self.source, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            first = self.start - self.start % mmap.PAGESIZE
+            self.source.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
+
+
+class TextBytes:
+    """Bytes that a pickle holds as text, one character a byte: Python 3 writes them so at protocols 0 to 2."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: Union[str, Span]):
+        self.text = text  # a Span holds UTF-8
+
+    @property
+    def size(self) -> Optional[int]:
+        """None where only decoding would tell."""
+        return len(self.text) if isinstance(self.text, str) else None
+
+    def buffer(self) -> memoryview:
+        text = self.text if isinstance(self.text, str) else str(self.text.buffer(), "utf-8")
+        return memoryview(text.encode("latin-1"))
+
+    def release(self) -> None:
+        if isinstance(self.text, Span):
+            self.text.release()
+
+
+Chunk = Union[Span, TextBytes]
+
+
+def as_chunk(raw: Any) -> Chunk:
+    """The data of a pickled array, in any of the forms in which pickles carry bytes."""
+    if isinstance(raw, (Span, TextBytes)):
+        return raw
+    if type(raw) is bytes:
+        return Span(raw, 0, len(raw))
+    if type(raw) is str:  # Python 2's str
+        return TextBytes(raw)
+    raise FormatError(f"gives a {type(raw).__name__} as the data of an array")
+
+
+def check_shape(shape: Any) -> Tuple[int, ...]:
+    """`shape` as a tuple of sane sizes; also used for strides and other tuples of counts."""
+    if type(shape) not in (tuple, list) or len(shape) > MAX_DIMENSIONS:
+        raise FormatError(f"has a shape that is not a tuple of at most {MAX_DIMENSIONS} sizes")
+    if not all(type(size) is int and 0 <= size <= MAX_BYTES for size in shape):
+        # The value is not shown: printing a crafted one could take for ever.
+        raise FormatError("has a shape with an impossible size")
+    return tuple(shape)
+
+
+def dense_strides(shape: Sequence[int]) -> Tuple[int, ...]:
+    """Strides, in elements, of an array in C order."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+class StoredTensor:
+    """A tensor in a file: type, shape, and the place of its elements; nothing is read before `read()`.
+
+    Args:
+        dtype: a key of `STORED_AS`.
+        shape: sizes.
+        chunks: the stored bytes; several where a writer split a large array.
+        offset: elements before the first one.
+        strides: in elements; C order by default.
+        shared: the chunks may hold more than this tensor (torch's storages).
+        big_endian: the stored elements have their high byte first.
+    """
+
+    __slots__ = ("dtype", "shape", "chunks", "offset", "strides", "shared", "stored")
+
+    def __init__(
+        self,
+        dtype: str,
+        shape: Any,
+        chunks: Sequence[Chunk],
+        offset: Any = 0,
+        strides: Any = None,
+        shared: bool = False,
+        big_endian: bool = False,
+    ):
+        self.dtype = dtype
+        self.stored = STORED_AS[dtype].newbyteorder(">" if big_endian else "<")
+        self.shape = check_shape(shape)
+        self.chunks = tuple(chunks)
+        (self.offset,) = check_shape((offset,))
+        self.shared = shared
+        self.strides = dense_strides(self.shape) if strides is None else check_shape(strides)
+        if len(self.strides) != len(self.shape):
+            raise FormatError(f"has the strides {self.strides} for the shape {self.shape}")
+        if math.prod(max(size, 1) for size in self.shape) * self.stored.itemsize > MAX_BYTES:
+            raise FormatError(f"has a tensor of the impossible shape {self.shape}")
+        sizes = [chunk.size for chunk in self.chunks]
+        if None not in sizes:
+            self._check_size(sum(sizes))  # type: ignore[arg-type]
+
+    def _check_size(self, stored: int) -> None:
+        count = math.prod(self.shape)
+        reach = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.strides)) + 1 if count else 0
+        # More elements than stored would be an expanded tensor: a few bytes that become any amount of memory.
+        needed = max(count, reach) * self.stored.itemsize
+        if needed > stored or (needed < stored and not self.shared):
+            raise FormatError(f"stores {stored} bytes for a {self.dtype} tensor of shape {self.shape}")
+
+    def read(self) -> np.ndarray:
+        """A read-only array: a view on the file where its bits allow that, float32 for bfloat16."""
+        if len(self.chunks) == 1:
+            raw = self.chunks[0].buffer()
+        else:
+            joined = bytearray()
+            for chunk in self.chunks:
+                joined += chunk.buffer()
+                chunk.release()
+            raw = memoryview(joined)
+        self._check_size(len(raw))
+        itemsize = self.stored.itemsize
+        # Through an array, which keeps the memoryview: given the memoryview itself, numpy would keep only what is
+        # under it, and the file's map could be closed under a living array.
+        held = np.asarray(raw)
+        array: np.ndarray = np.ndarray(
+            self.shape, self.stored, held, self.offset * itemsize, tuple(step * itemsize for step in self.strides)
+        )
+        if self.dtype == "bfloat16":  # the upper half of a float32
+            bits = array.astype("<u4")
+            np.left_shift(bits, 16, out=bits)
+            array = bits.view("<f4")
+        elif not self.stored.isnative:
+            array = array.astype(self.stored.newbyteorder("="))
+        array.flags.writeable = False
+        return array
+
+    def release(self) -> None:
+        for chunk in self.chunks:
+            chunk.release()

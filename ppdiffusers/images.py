@@ -1,0 +1,230 @@
+"""Pictures in and out: every kind that users have, as arrays that the networks take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ppdiffusers.config import PathLike
+
+# As much as a 4x result that PIL itself opens without a warning.
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS // 4 if Image.MAX_IMAGE_PIXELS else 1 << 24
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names it and the remedy."""
+
+
+@dataclass
+class Picture:
+    """One picture, taken apart.
+
+    `rgb`: `[H, W, 3]` float32 in [-1, 1]. `alpha`: `[H, W]` float32 in [0, 1], None without
+    an alpha channel. `grey`: whether the original had no colours.
+    """
+
+    rgb: np.ndarray
+    alpha: Optional[np.ndarray] = None
+    grey: bool = False
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        """Height and width."""
+        return self.rgb.shape[0], self.rgb.shape[1]
+
+    @property
+    def is_transparent(self) -> bool:
+        return self.alpha is not None and bool(self.alpha.min() < 1)
+
+
+def open_image(file: PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a picture file whole, turned upright as its EXIF orientation says.
+
+    Raises:
+        ImageError: no such file, not a picture, cut short, or more than `max_pixels`.
+    """
+    path = Path(file)
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > max_pixels:
+                raise _too_large(str(path), image.width, image.height, max_pixels)
+            image.load()
+            return _upright(image)
+    except FileNotFoundError:
+        raise ImageError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path} is a folder, not a picture") from None
+    except UnidentifiedImageError:
+        size = path.stat().st_size
+        kind = "is empty (0 bytes)" if size == 0 else "is not a picture in a format that Pillow reads"
+        raise ImageError(f"{path} {kind}") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path} is larger than the limit of {max_pixels / 1e6:.0f} megapixels; crop it") from None
+    except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files
+        raise ImageError(f"{path} is damaged ({error})") from None
+
+
+def _too_large(name: str, width: int, height: int, max_pixels: int) -> ImageError:
+    return ImageError(
+        f"{name} is {width}x{height}, {width * height / 1e6:.0f} megapixels; "
+        f"the limit is {max_pixels / 1e6:.0f}: crop it or cut it into tiles"
+    )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image) or image
+
+
+def to_pictures(image: Any) -> List[Picture]:
+    """Take apart whatever a user calls a picture, or several.
+
+    - PIL images of any mode; 16-bit grey keeps its precision.
+    - arrays `[H, W]`, `[H, W, C]` or `[B, H, W, C]`, C = 1 to 4: uint8, uint16, or floats in [0, 1].
+    - Paddle tensors `[C, H, W]` or `[B, C, H, W]` in [-1, 1], as diffusers takes them.
+    - a list or tuple of those.
+
+    Raises:
+        ImageError: anything else, values out of range, NaN, or no pictures at all.
+    """
+    if isinstance(image, (list, tuple)):
+        if not image:
+            raise ImageError("the list of pictures is empty; give at least one")
+        return [picture for item in image for picture in to_pictures(item)]
+    if isinstance(image, Image.Image):
+        return [_from_pil(image)]
+    if isinstance(image, np.ndarray):
+        return [_from_array(item) for item in (image if image.ndim == 4 else [image])]
+    if type(image).__module__.partition(".")[0] == "paddle":
+        return _from_tensor(image)
+    raise ImageError(
+        f"cannot use a {type(image).__name__} as a picture; give a PIL image, a numpy array, a Paddle tensor "
+        "or a list of them (ppdiffusers.open_image reads a file)"
+    )
+
+
+def _from_pil(image: Image.Image) -> Picture:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow may widen to 32
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError(f"a 32-bit picture with values up to {values.max()}; scale it to 16 or 8 bits first")
+        return _from_array(values.astype(np.uint16))
+    if image.mode == "F":
+        raise ImageError("a 32-bit float picture (mode F) has no agreed range; convert it to mode L first")
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    elif "transparency" in image.info and image.mode in ("1", "L", "RGB"):
+        image = image.convert("LA" if image.mode != "RGB" else "RGBA")
+    elif image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "LA", "RGB", "RGBA"):  # CMYK, YCbCr, LAB, HSV
+        image = image.convert("RGB")
+    return _from_array(np.asarray(image))
+
+
+def _from_array(values: np.ndarray) -> Picture:
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or not 1 <= values.shape[2] <= 4 or 0 in values.shape:
+        raise ImageError(f"an array of shape {list(values.shape)} is not a picture; use [H, W, C] with C from 1 to 4")
+    if values.dtype == np.uint8:
+        unit = values.astype(np.float32) / 255
+    elif values.dtype == np.uint16:
+        unit = values.astype(np.float32) / 65535
+    elif values.dtype.kind == "f":
+        unit = values.astype(np.float32)
+        _check_range(unit, 0, 1)
+    else:
+        raise ImageError(f"an array of {values.dtype} is not a picture; use uint8, uint16, or floats in [0, 1]")
+    channels = unit.shape[2]
+    alpha = unit[..., -1] if channels in (2, 4) else None
+    colours = unit[..., : channels - 1] if alpha is not None else unit
+    if alpha is not None:
+        colours = bleed(colours, alpha)
+    rgb = np.repeat(colours, 3, axis=-1) if colours.shape[2] == 1 else colours
+    return Picture(np.ascontiguousarray(rgb * 2 - 1), alpha, grey=channels <= 2)
+
+
+def _from_tensor(tensor: Any) -> List[Picture]:
+    values = tensor.astype("float32").numpy()
+    values = values[None] if values.ndim == 3 else values
+    if values.ndim != 4 or values.shape[1] not in (1, 3) or 0 in values.shape:
+        raise ImageError(f"a tensor of shape {list(tensor.shape)} is not a picture; use [B, 3, H, W] in [-1, 1]")
+    _check_range(values, -1, 1)
+    grey = values.shape[1] == 1
+    values = np.repeat(values, 3, axis=1) if grey else values
+    return [Picture(np.ascontiguousarray(item.transpose(1, 2, 0)), grey=grey) for item in values]
+
+
+def _check_range(values: np.ndarray, low: float, high: float) -> None:
+    if not np.isfinite(values).all():
+        raise ImageError("the picture holds NaN or infinite values")
+    slack = 1e-3
+    if values.min() < low - slack or values.max() > high + slack:
+        raise ImageError(
+            f"the picture's values run from {values.min():.4g} to {values.max():.4g}; they must be in [{low}, {high}]"
+        )
+
+
+def bleed(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Fill in the colour of transparent pixels from opaque ones near by.
+
+    What lies under transparency is arbitrary, often black, and would darken the edges when it is
+    scaled. Averages of ever larger blocks, each weighted by alpha, fill what finer ones cannot.
+
+    Args:
+        colours: `[H, W, C]`; alpha: `[H, W]` in [0, 1].
+    """
+    height, width = alpha.shape
+    weighted, weight = colours * alpha[..., None], alpha
+    if min(height, width) > 1:
+        odd = ((0, height % 2), (0, width % 2))
+        halves = [np.pad(weighted, (*odd, (0, 0))), np.pad(weight, odd)]
+        sums = [x[0::2, 0::2] + x[1::2, 0::2] + x[0::2, 1::2] + x[1::2, 1::2] for x in halves]
+        coarse = bleed(sums[0] / np.maximum(sums[1], 1e-8)[..., None], np.minimum(sums[1], 1))
+        coarse = coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+    else:
+        total = weight.sum()
+        mean = weighted.sum(axis=(0, 1)) / total if total > 0 else colours.mean(axis=(0, 1))
+        coarse = np.broadcast_to(mean, colours.shape)
+    return (weighted + (1 - weight[..., None]) * coarse).astype(np.float32)
+
+
+def pad_to_multiple(values: np.ndarray, multiple: int) -> np.ndarray:
+    """`[B, H, W, C]` mirrored at the bottom and right until height and width divide by `multiple`."""
+    height, width = values.shape[1:3]
+    rows, columns = -height % multiple, -width % multiple
+    return np.pad(values, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="symmetric")
+
+
+def to_pil(values: np.ndarray, grey: bool = False) -> Image.Image:
+    """`[H, W, 3 or 4]` in [0, 1], to an 8-bit PIL image; colours are averaged away with `grey`."""
+    if grey:
+        values = np.concatenate([values[..., :3].mean(axis=-1, keepdims=True), values[..., 3:]], axis=-1)
+    levels = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+
+
+def sheet(columns: Sequence[Tuple[str, Image.Image]], gap: int = 8) -> Image.Image:
+    """Labelled pictures side by side on white."""
+    from PIL import ImageDraw
+
+    label_height = 16
+    width = sum(image.width for _, image in columns) + gap * (len(columns) + 1)
+    height = max(image.height for _, image in columns) + 2 * gap + label_height
+    result = Image.new("RGB", (width, height), "white")
+    draw, left = ImageDraw.Draw(result), gap
+    for label, image in columns:
+        draw.text((left, gap // 2), label, fill="black")
+        flat = Image.new("RGBA", image.size, "white")
+        flat.alpha_composite(image.convert("RGBA"))
+        result.paste(flat.convert("RGB"), (left, gap + label_height))
+        left += image.width + gap
+    return result

@@ -1,0 +1,79 @@
+"""Self-attention over the pixels of a feature map."""
+
+from __future__ import annotations
+
+import math
+from typing import Optional
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+# Query rows times key rows whose scores are held at once: 16 Mi scores are 64 MB in float32.
+_SCORES_AT_ONCE = 1 << 24
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention with a residual, on `[B, C, H, W]`.
+
+    Args:
+        channels: C.
+        head_dim: width of a head; there are C // head_dim of them.
+        groups: of the group norm in front; None for no norm.
+        rescale_output_factor: the sum with the residual is divided by it.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        head_dim: int,
+        groups: Optional[int],
+        eps: float = 1e-5,
+        rescale_output_factor: float = 1.0,
+    ):
+        super().__init__()
+        self.heads = channels // head_dim
+        if self.heads == 0:
+            raise ValueError(f"attention_head_dim {head_dim} is more than the {channels} channels it is to divide")
+        self.rescale_output_factor = rescale_output_factor
+        self.inner = self.heads * head_dim
+        self.group_norm = nn.GroupNorm(groups, channels, epsilon=eps) if groups is not None else None
+        self.to_q = nn.Linear(channels, self.inner)
+        self.to_k = nn.Linear(channels, self.inner)
+        self.to_v = nn.Linear(channels, self.inner)
+        self.to_out = nn.LayerList([nn.Linear(self.inner, channels)])
+
+    def forward(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
+        residual = hidden_states
+        batch, channels, height, width = hidden_states.shape
+        if self.group_norm is not None:
+            hidden_states = self.group_norm(hidden_states)
+        tokens = hidden_states.reshape([batch, channels, height * width]).transpose([0, 2, 1])  # [B, HW, C]
+        query, key, value = (self._heads(project(tokens)) for project in (self.to_q, self.to_k, self.to_v))
+        tokens = attend(query, key, value).transpose([0, 2, 1, 3]).reshape([batch, height * width, self.inner])
+        hidden_states = self.to_out[0](tokens).transpose([0, 2, 1]).reshape([batch, channels, height, width])
+        return (hidden_states + residual) / self.rescale_output_factor
+
+    def _heads(self, tokens: paddle.Tensor) -> paddle.Tensor:
+        batch, length, inner = tokens.shape
+        return tokens.reshape([batch, length, self.heads, inner // self.heads]).transpose([0, 2, 1, 3])
+
+
+def attend(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
+    """softmax(Q K^T / sqrt(d)) V for `[B, heads, T, d]` tensors.
+
+    Eagerly, queries go in blocks, so that memory grows with T and not with its square: the decoder
+    of a 128x128 latent would otherwise hold 1 GB of scores.
+    """
+    query = query * (1 / math.sqrt(query.shape[-1]))
+
+    def rows(part: paddle.Tensor) -> paddle.Tensor:
+        return paddle.matmul(F.softmax(paddle.matmul(part, key, transpose_y=True), axis=-1), value)
+
+    if not paddle.in_dynamic_mode():  # exported with symbolic sizes: no Python loop over them
+        return rows(query)
+    batch, heads, length, _ = query.shape
+    block = max(1, _SCORES_AT_ONCE // (batch * heads * key.shape[2]))
+    if length <= block:
+        return rows(query)
+    return paddle.concat([rows(query[:, :, start : start + block]) for start in range(0, length, block)], axis=2)

@@ -1,0 +1,178 @@
+"""Levels of the U-Nets and autoencoders: residual blocks, optional attention, optional resampling.
+
+One class a direction serves every published block type; which parts a type has is in `DOWN_BLOCKS`
+and `UP_BLOCKS`. Attribute names are the community's state-dict names.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import paddle
+from paddle import nn
+
+from ppdiffusers.layers.attention import Attention
+from ppdiffusers.layers.resampling import Downsample2D, Upsample2D
+from ppdiffusers.layers.resnet import ResnetBlock2D
+
+
+class BlockType(NamedTuple):
+    attention: bool = False
+    resnet_resampling: bool = False  # a residual block resamples, instead of a convolution
+
+
+DOWN_BLOCKS: Dict[str, BlockType] = {
+    "DownBlock2D": BlockType(),
+    "AttnDownBlock2D": BlockType(attention=True),
+    "ResnetDownsampleBlock2D": BlockType(resnet_resampling=True),
+}
+UP_BLOCKS: Dict[str, BlockType] = {
+    "UpBlock2D": BlockType(),
+    "AttnUpBlock2D": BlockType(attention=True),
+    "ResnetUpsampleBlock2D": BlockType(resnet_resampling=True),
+}
+ENCODER_BLOCKS: Dict[str, BlockType] = {
+    "DownEncoderBlock2D": BlockType(),
+    "AttnDownEncoderBlock2D": BlockType(attention=True),
+}
+DECODER_BLOCKS: Dict[str, BlockType] = {
+    "UpDecoderBlock2D": BlockType(),
+    "AttnUpDecoderBlock2D": BlockType(attention=True),
+}
+
+
+def block_type(name: str, known: Dict[str, BlockType]) -> BlockType:
+    """Look up a config's block type.
+
+    Raises:
+        ValueError: a type that this model does not have.
+    """
+    if name not in known:
+        raise ValueError(f"unknown block type {name!r}; use one of {', '.join(known)}")
+    return known[name]
+
+
+class DownBlock(nn.Layer):
+    """`num_layers` residual blocks, then a halving unless `downsample` is None.
+
+    Args:
+        resnet: keyword arguments of every residual block (time embedding, norm, activation).
+        head_dim: width of an attention head; None for no attention.
+        downsample: "conv", "resnet" or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_layers: int,
+        resnet: Dict[str, Any],
+        head_dim: Optional[int] = None,
+        downsample: Optional[str] = "conv",
+        downsample_padding: int = 1,
+    ):
+        super().__init__()
+        self.resnets = nn.LayerList(
+            [ResnetBlock2D(in_channels if i == 0 else out_channels, out_channels, **resnet) for i in range(num_layers)]
+        )
+        self.attentions = _attentions(num_layers, out_channels, head_dim, resnet)
+        self.resnet_resampling = downsample == "resnet"
+        self.downsamplers = None
+        if downsample == "resnet":
+            self.downsamplers = nn.LayerList([ResnetBlock2D(out_channels, out_channels, down=True, **resnet)])
+        elif downsample is not None:
+            self.downsamplers = nn.LayerList([Downsample2D(out_channels, padding=downsample_padding)])
+
+    def forward(
+        self, hidden_states: paddle.Tensor, temb: Optional[paddle.Tensor] = None
+    ) -> Tuple[paddle.Tensor, List[paddle.Tensor]]:
+        """The level's output, and what it hands to the skip connections."""
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            hidden_states = resnet(hidden_states, temb)
+            if self.attentions is not None:
+                hidden_states = self.attentions[i](hidden_states)
+            skips.append(hidden_states)
+        if self.downsamplers is not None:
+            downsample = self.downsamplers[0]
+            hidden_states = downsample(hidden_states, temb) if self.resnet_resampling else downsample(hidden_states)
+            skips.append(hidden_states)
+        return hidden_states, skips
+
+
+class UpBlock(nn.Layer):
+    """One residual block an entry of `skip_channels`, then a doubling unless `upsample` is None.
+
+    Args:
+        skip_channels: widths of the skip connections joined before each block; 0 for a decoder.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        skip_channels: List[int],
+        resnet: Dict[str, Any],
+        head_dim: Optional[int] = None,
+        upsample: Optional[str] = "conv",
+    ):
+        super().__init__()
+        widths = [(in_channels if i == 0 else out_channels) + skip for i, skip in enumerate(skip_channels)]
+        self.resnets = nn.LayerList([ResnetBlock2D(width, out_channels, **resnet) for width in widths])
+        self.attentions = _attentions(len(skip_channels), out_channels, head_dim, resnet)
+        self.resnet_resampling = upsample == "resnet"
+        self.upsamplers = None
+        if upsample == "resnet":
+            self.upsamplers = nn.LayerList([ResnetBlock2D(out_channels, out_channels, up=True, **resnet)])
+        elif upsample is not None:
+            self.upsamplers = nn.LayerList([Upsample2D(out_channels)])
+
+    def forward(
+        self,
+        hidden_states: paddle.Tensor,
+        temb: Optional[paddle.Tensor] = None,
+        skips: Optional[List[paddle.Tensor]] = None,
+    ) -> paddle.Tensor:
+        """`skips` is consumed from its end."""
+        for i, resnet in enumerate(self.resnets):
+            if skips is not None:
+                hidden_states = paddle.concat([hidden_states, skips.pop()], axis=1)
+            hidden_states = resnet(hidden_states, temb)
+            if self.attentions is not None:
+                hidden_states = self.attentions[i](hidden_states)
+        if self.upsamplers is not None:
+            upsample = self.upsamplers[0]
+            hidden_states = upsample(hidden_states, temb) if self.resnet_resampling else upsample(hidden_states)
+        return hidden_states
+
+
+class MidBlock(nn.Layer):
+    """A residual block, attention unless `head_dim` is None, and a second residual block."""
+
+    def __init__(
+        self,
+        channels: int,
+        resnet: Dict[str, Any],
+        head_dim: Optional[int] = None,
+        attention_groups: Optional[int] = None,
+        output_scale_factor: float = 1.0,
+    ):
+        super().__init__()
+        resnet = {**resnet, "output_scale_factor": output_scale_factor}
+        self.resnets = nn.LayerList([ResnetBlock2D(channels, channels, **resnet) for _ in range(2)])
+        self.attentions = None
+        if head_dim is not None:
+            attention = Attention(channels, head_dim, attention_groups, resnet["eps"], output_scale_factor)
+            self.attentions = nn.LayerList([attention])
+
+    def forward(self, hidden_states: paddle.Tensor, temb: Optional[paddle.Tensor] = None) -> paddle.Tensor:
+        hidden_states = self.resnets[0](hidden_states, temb)
+        if self.attentions is not None:
+            hidden_states = self.attentions[0](hidden_states)
+        return self.resnets[1](hidden_states, temb)
+
+
+def _attentions(count: int, channels: int, head_dim: Optional[int], resnet: Dict[str, Any]) -> Optional[nn.LayerList]:
+    if head_dim is None:
+        return None
+    return nn.LayerList([Attention(channels, head_dim, resnet["groups"], resnet["eps"]) for _ in range(count)])

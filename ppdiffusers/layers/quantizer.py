@@ -1,0 +1,54 @@
+"""Vector quantisation (arXiv 1711.00937)."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+_DISTANCES_AT_ONCE = 1 << 24  # latents times codes; 64 MB in float32
+
+
+class VectorQuantizer(nn.Layer):
+    """Each latent vector becomes the nearest of `num_codes` codes; gradients pass straight through.
+
+    Args:
+        beta: weight of the second term of the loss. As in the published LDM training it weighs the
+            codebook term, not the commitment term.
+    """
+
+    def __init__(self, num_codes: int, dim: int, beta: float = 0.25):
+        super().__init__()
+        uniform = nn.initializer.Uniform(-1 / num_codes, 1 / num_codes)
+        self.embedding = nn.Embedding(num_codes, dim, weight_attr=paddle.ParamAttr(initializer=uniform))
+        self.beta = beta
+
+    def nearest(self, latents: paddle.Tensor) -> paddle.Tensor:
+        """Code numbers `[B, h, w]`, int64, of `[B, dim, h, w]`."""
+        batch, dim, height, width = latents.shape
+        flat = latents.transpose([0, 2, 3, 1]).reshape([-1, dim])  # [N, dim]
+        codes = self.embedding.weight  # [K, dim]
+        half_norms = 0.5 * (codes * codes).sum(axis=1)
+
+        def search(part: paddle.Tensor) -> paddle.Tensor:
+            # |z - e|^2 / 2 without |z|^2, which is the same for every code
+            return paddle.argmin(half_norms - paddle.matmul(part, codes, transpose_y=True), axis=1)
+
+        if not paddle.in_dynamic_mode():
+            return search(flat).reshape([batch, height, width])
+        block = max(1, _DISTANCES_AT_ONCE // codes.shape[0])
+        parts = [search(flat[start : start + block]) for start in range(0, flat.shape[0], block)]
+        return paddle.concat(parts).reshape([batch, height, width])
+
+    def lookup(self, indices: paddle.Tensor) -> paddle.Tensor:
+        """Codes `[B, dim, h, w]` of code numbers `[B, h, w]`."""
+        return self.embedding(indices).transpose([0, 3, 1, 2])
+
+    def forward(self, latents: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+        """Quantised latents `[B, dim, h, w]`, the loss, and the code numbers `[B, h, w]`."""
+        indices = self.nearest(latents)
+        codes = self.lookup(indices)
+        loss = F.mse_loss(latents, codes.detach()) + self.beta * F.mse_loss(codes, latents.detach())
+        return latents + (codes - latents).detach(), loss, indices

@@ -1,0 +1,193 @@
+"""Base of every model: config, strict loading from any community format, safe saving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Set, Tuple, Type, TypeVar
+
+import numpy as np
+import paddle
+from paddle import nn
+
+import model_zoo
+from ppdiffusers.checkpoints import Checkpoint, CheckpointError, open_checkpoint, save_pdparams, save_safetensors
+from ppdiffusers.checkpoints.names import current_name
+from ppdiffusers.config import Configurable, PathLike
+
+SAFE_WEIGHTS = "diffusion_paddle_model.safetensors"
+PICKLED_WEIGHTS = "model_state.pdparams"
+# In order of preference. Ours first: saving into a folder must change what is loaded from it.
+WEIGHT_FILES = (
+    SAFE_WEIGHTS,
+    PICKLED_WEIGHTS,
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+DTYPES = ("float32", "float16", "bfloat16")
+
+Self = TypeVar("Self", bound="Model")
+
+
+def dtype_name(dtype: Any) -> str:
+    """`"float16"` of `"float16"`, `paddle.float16` or `numpy.float16`.
+
+    Raises:
+        ValueError: not a floating type that models come in.
+    """
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", str(dtype))
+    name = name.rsplit(".", 1)[-1].lower()
+    if name not in DTYPES:
+        raise ValueError(f"paddle_dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    return name
+
+
+class Model(nn.Layer, Configurable):
+    """A Paddle layer that is described by a config and loads and saves itself."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the parameters."""
+        return next(iter(self.parameters())).dtype
+
+    def num_parameters(self) -> int:
+        return sum(int(np.prod(parameter.shape)) for parameter in self.parameters())
+
+    @classmethod
+    def from_pretrained(
+        cls: Type[Self],
+        name_or_path: PathLike,
+        subfolder: Optional[str] = None,
+        paddle_dtype: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Load a saved model, in evaluation mode.
+
+        Args:
+            name_or_path: a folder, or the name of a model that `model_zoo` knows. The folder holds
+                `config.json` and one of `diffusion_paddle_model.safetensors`,
+                `model_state.pdparams`, `diffusion_pytorch_model.safetensors`,
+                `diffusion_pytorch_model.bin`.
+            subfolder: the component, e.g. "unet".
+            paddle_dtype: type of the parameters in memory; float32 when not given, whatever the file holds.
+            options: `cache_dir`, `endpoint`, `local_files_only`, `progress` of `model_zoo.download`;
+                anything else is taken for a config key and wins over the file's value.
+
+        Raises:
+            ConfigError: the config is missing, broken, or has unknown keys.
+            CheckpointError: no weights, a broken file, or weights that do not fit the config.
+        """
+        folder = model_folder(name_or_path, options)
+        folder = folder / subfolder if subfolder else folder
+        dtype = dtype_name(paddle_dtype or "float32")
+        config = cls.load_config(folder)
+        weights = find_weights(folder)
+        with paddle.LazyGuard():  # no memory and no time for random values that the file replaces
+            model = cls.from_config(config, **options)
+        with open_checkpoint(weights) as checkpoint:
+            load_checkpoint(model, checkpoint, dtype)
+        model.eval()
+        return model
+
+    def save_pretrained(self, folder: PathLike, safe_serialization: bool = True, paddle_dtype: Any = None) -> None:
+        """Write the config and the weights, each in one rename.
+
+        Args:
+            safe_serialization: `diffusion_paddle_model.safetensors`, which cannot carry code; False
+                writes `model_state.pdparams`, a pickle, for tools that only know `paddle.load`.
+            paddle_dtype: type in the file; as in memory when not given.
+        """
+        folder = Path(folder)
+        arrays = {name: as_numpy(value, paddle_dtype) for name, value in self.state_dict().items()}
+        if safe_serialization:
+            save_safetensors(folder / SAFE_WEIGHTS, arrays, {"format": "pd"})
+        else:
+            save_pdparams(folder / PICKLED_WEIGHTS, arrays)
+        stale = folder / (PICKLED_WEIGHTS if safe_serialization else SAFE_WEIGHTS)
+        if stale.exists():  # or an older save in the other format could be loaded instead of this one
+            stale.unlink()
+        self.save_config(folder)
+
+
+def model_folder(name_or_path: PathLike, options: Dict[str, Any]) -> Path:
+    """The local folder of a name or path; takes the download options out of `options`."""
+    download = {
+        key: options.pop(key) for key in ("cache_dir", "endpoint", "local_files_only", "progress") if key in options
+    }
+    return model_zoo.resolve(name_or_path, **download)
+
+
+def find_weights(folder: Path) -> Path:
+    """The weight file of a component's folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} holds no weights; it needs one of {', '.join(WEIGHT_FILES)}")
+
+
+def load_checkpoint(model: nn.Layer, checkpoint: Checkpoint, dtype: str) -> None:
+    """Fill every parameter of `model` from `checkpoint`, converted to `dtype`, or change nothing.
+
+    Works tensor by tensor and gives the file's pages back, so the peak is the model and one tensor.
+
+    Raises:
+        CheckpointError: names every missing, unexpected and mis-shaped key.
+    """
+    parameters = dict(model.state_dict())
+    transposed = linear_weights(model) if checkpoint.layout == "torch" else set()
+    sources = {current_name(key): key for key in checkpoint.keys()}
+    missing = [name for name in parameters if name not in sources]
+    unexpected = [key for name, key in sources.items() if name not in parameters]
+    misshaped = []
+    for name, parameter in parameters.items():
+        if name in sources:
+            shape, wanted = tuple(checkpoint.shape(sources[name])), tuple(parameter.shape)
+            if (shape[::-1] if name in transposed else shape) != wanted:
+                misshaped.append(f"{sources[name]} is {list(shape)}, the config wants {list(wanted)}")
+    if missing or unexpected or misshaped:
+        problems = [
+            f"{kind}: {', '.join(names)}"
+            for kind, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshaped))
+            if names
+        ]
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit {type(model).__name__}: {'; '.join(problems)}. "
+            "Is it the config.json that was saved with these weights?"
+        )
+    place = current_place()
+    for name, parameter in parameters.items():
+        array = checkpoint.read(sources[name])
+        array = array.T if name in transposed else array
+        parameter.get_tensor().set(to_dtype(np.ascontiguousarray(array), dtype), place)
+        checkpoint.release(sources[name])
+
+
+def linear_weights(model: nn.Layer) -> Set[str]:
+    """Names of the weights that torch keeps as [out, in] and paddle as [in, out]."""
+    layers: List[Tuple[str, nn.Layer]] = list(model.named_sublayers(include_self=True))
+    return {f"{name}.weight" if name else "weight" for name, layer in layers if isinstance(layer, nn.Linear)}
+
+
+def current_place() -> Any:
+    device = paddle.get_device()
+    if device == "cpu":
+        return paddle.CPUPlace()
+    return paddle.CUDAPlace(int(device.partition(":")[2] or 0))
+
+
+def to_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
+    """As `dtype`; bfloat16 is uint16 in paddle's arrays, rounded to nearest even."""
+    if dtype != "bfloat16":
+        return array.astype(dtype, copy=False)
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def as_numpy(value: paddle.Tensor, dtype: Any = None) -> np.ndarray:
+    if dtype is None:
+        return value.numpy()  # bfloat16 comes as uint16
+    return to_dtype(value.astype("float32").numpy(), dtype_name(dtype))

@@ -1,0 +1,244 @@
+"""Base of the pipelines: components from files, devices, progress."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Dict, List, Optional, Type, TypeVar, Union
+
+import numpy as np
+import paddle
+from PIL import Image
+
+from ppdiffusers.config import ConfigError, FrozenConfig, PathLike, read_json, write_json
+from ppdiffusers.models.model import Model, model_folder
+from ppdiffusers.outputs import Output
+from ppdiffusers.schedulers.scheduler import Scheduler
+from ppdiffusers.version import __version__
+
+Self = TypeVar("Self", bound="DiffusionPipeline")
+
+INDEX_FILE = "model_index.json"
+
+# What a model_index.json may name, and where it is here. Nothing else is ever imported for one.
+_LIBRARIES = ("ppdiffusers", "diffusers", "paddlenlp.transformers", "transformers")
+_COMPONENTS = {
+    "UNet2DModel": "ppdiffusers.models",
+    "VQModel": "ppdiffusers.models",
+    "DDIMScheduler": "ppdiffusers.schedulers",
+}
+_PIPELINES = {
+    "LDMSuperResolutionPipeline": "ppdiffusers.pipelines.super_resolution",
+}
+
+
+@dataclass
+class ImagePipelineOutput(Output):
+    """`images`: a list of PIL images, or an array `[B, H, W, C]` in [0, 1] (a list of them where sizes differ)."""
+
+    images: Union[List[Image.Image], np.ndarray, List[np.ndarray], paddle.Tensor, List[paddle.Tensor]]
+
+
+@dataclass
+class DenoisingProgress:
+    """Where a running pipeline is, after step `step` (counted from 1) of `total`.
+
+    `latents` are the current ones, `[B, C, h, w]`. `output` is None until the last step, which
+    carries the pipeline's result.
+    """
+
+    step: int
+    total: int
+    timestep: int
+    latents: paddle.Tensor
+    output: Any = None
+
+
+class DiffusionPipeline:
+    """Models and a scheduler that work together; the base of every pipeline.
+
+    `DiffusionPipeline.from_pretrained` builds the class that the folder's `model_index.json` names.
+    """
+
+    _component_types: ClassVar[Dict[str, tuple]] = {}  # set by subclasses, in their constructor's order
+
+    scheduler: Scheduler
+
+    def __init__(self, **components: Any):
+        for name, component in components.items():
+            expected = self._component_types[name]
+            if not isinstance(component, expected):
+                names = " or ".join(kind.__name__ for kind in expected)
+                raise TypeError(f"{type(self).__name__} needs a {names} as {name}, not a {type(component).__name__}")
+            setattr(self, name, component)
+        self._progress_bar_config: Dict[str, Any] = {}
+
+    @property
+    def components(self) -> Dict[str, Any]:
+        """Name to model or scheduler: `OtherPipeline(**pipe.components)` shares them."""
+        return {name: getattr(self, name) for name in self._component_types}
+
+    @property
+    def config(self) -> FrozenConfig:
+        """What `model_index.json` says."""
+        index: Dict[str, Any] = {"_class_name": type(self).__name__, "_ppdiffusers_version": __version__}
+        for name, component in self.components.items():
+            index[name] = ["ppdiffusers", type(component).__name__]
+        return FrozenConfig(index)
+
+    @classmethod
+    def from_pretrained(cls: Type[Self], name_or_path: PathLike, paddle_dtype: Any = None, **options: Any) -> Self:
+        """Load a saved pipeline.
+
+        Args:
+            name_or_path: a folder with a `model_index.json`, ours or diffusers', or the name of a
+                model that `model_zoo` knows (which is downloaded first where it is not cached).
+            paddle_dtype: type of the models' parameters in memory; float32 when not given.
+            options: components that replace the folder's (`scheduler=...`), and `cache_dir`,
+                `endpoint`, `local_files_only`, `progress` of `model_zoo.download`.
+
+        Raises:
+            ConfigError: a broken or foreign `model_index.json`, or an unknown option.
+            model_zoo.ModelZooError: an unknown name, or a download that failed.
+        """
+        folder = model_folder(name_or_path, options)
+        index = read_json(folder / INDEX_FILE)
+        pipeline_class = cls._class_for(index, folder)
+        names = list(pipeline_class._component_types)
+        unknown = [key for key in options if key not in names]
+        if unknown:
+            raise ConfigError(
+                f"{pipeline_class.__name__}.from_pretrained does not know {', '.join(map(repr, unknown))}; "
+                f"it takes paddle_dtype, download options, and the components {', '.join(names)}"
+            )
+        components = dict(options)
+        for name in names:
+            if name in components:
+                continue
+            if name not in index:
+                raise ConfigError(f"{folder / INDEX_FILE} names no {name}; pass one: from_pretrained(..., {name}=...)")
+            kind = _component_class(index[name], folder)
+            extra = {"paddle_dtype": paddle_dtype} if issubclass(kind, Model) else {}
+            components[name] = kind.from_pretrained(folder, subfolder=name, **extra)
+        return pipeline_class(**components)
+
+    @classmethod
+    def _class_for(cls: Type[Self], index: Dict[str, Any], folder: Path) -> Type[Self]:
+        name = index.get("_class_name")
+        if name not in _PIPELINES:
+            known = ", ".join(_PIPELINES)
+            raise ConfigError(
+                f"{folder / INDEX_FILE} is of a {name!r}, which ppdiffusers does not have; it has {known}"
+            )
+        found = getattr(importlib.import_module(_PIPELINES[name]), name)
+        if not issubclass(found, cls):
+            raise ConfigError(
+                f"{folder} holds a {name}, not a {cls.__name__}; load it with DiffusionPipeline or {name}"
+            )
+        return found
+
+    def save_pretrained(self, folder: PathLike, safe_serialization: bool = True, paddle_dtype: Any = None) -> None:
+        """Write every component into its sub-folder, and `model_index.json` last.
+
+        Args:
+            safe_serialization, paddle_dtype: of the models, see `Model.save_pretrained`.
+        """
+        folder = Path(folder)
+        for name, component in self.components.items():
+            if isinstance(component, Model):
+                component.save_pretrained(folder / name, safe_serialization, paddle_dtype)
+            else:
+                component.save_pretrained(folder / name)
+        write_json(folder / INDEX_FILE, self.config)
+
+    def to(self: Self, device: str) -> Self:
+        """Move the models: "cpu", "gpu", "gpu:1"; torch's "cuda" and "cuda:1" mean the same.
+
+        A GPU that this paddle cannot use is a warning, and everything stays where it is.
+        """
+        device = str(device).replace("cuda", "gpu")
+        if device.startswith("gpu") and not paddle.is_compiled_with_cuda():
+            warnings.warn(
+                f"this paddle is built without CUDA, so .to({device!r}) stays on the CPU; install paddlepaddle-gpu",
+                stacklevel=2,
+            )
+            return self
+        paddle.set_device(device)
+        for component in self.components.values():
+            if isinstance(component, Model):
+                component.to(device)
+        return self
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of `tqdm` for every later call, e.g. `disable=True`; without any, a bar on a terminal only."""
+        self._progress_bar_config = options
+
+    def _progress_bar(self, total: int) -> Any:
+        from tqdm.auto import tqdm
+
+        return tqdm(total=total, **{"disable": None, **self._progress_bar_config})
+
+    def _step_arguments(self, eta: float, generator: Any) -> Dict[str, Any]:
+        """The arguments that this scheduler's `step` has. `eta` means something to DDIM only."""
+        accepted = inspect.signature(self.scheduler.step).parameters
+        if eta and "eta" not in accepted:
+            warnings.warn(f"{type(self.scheduler).__name__} has no eta: {eta} is ignored", stacklevel=4)
+        return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in accepted}
+
+    def __repr__(self) -> str:
+        parts = "".join(f"\n  {name}: {type(part).__name__}" for name, part in self.components.items())
+        return f"{type(self).__name__}({parts}\n)"
+
+
+def _component_class(entry: Any, folder: Path) -> Type[Union[Model, Scheduler]]:
+    """Our class for a `["library", "ClassName"]` of a `model_index.json`."""
+    library, name = entry if isinstance(entry, (list, tuple)) and len(entry) == 2 else (None, entry)
+    if library not in _LIBRARIES or name not in _COMPONENTS:
+        raise ConfigError(
+            f"{folder / INDEX_FILE} asks for {name!r} of {library!r}, which is not loaded: "
+            f"ppdiffusers knows {', '.join(_COMPONENTS)} of {', '.join(_LIBRARIES)}"
+        )
+    return getattr(importlib.import_module(_COMPONENTS[name]), name)
+
+
+def check_latents(latents: Any, shape: List[int]) -> paddle.Tensor:
+    """Latents that a user handed in, as float32.
+
+    Raises:
+        ValueError: another shape, NaN or infinite values.
+    """
+    tensor = latents if isinstance(latents, paddle.Tensor) else paddle.to_tensor(np.asarray(latents))
+    if list(tensor.shape) != shape:
+        raise ValueError(f"latents have shape {list(tensor.shape)}; this call needs {shape}")
+    tensor = tensor.astype("float32")
+    if not bool(paddle.isfinite(tensor).all()):
+        raise ValueError("latents hold NaN or infinite values")
+    return tensor
+
+
+def to_output(images: List[np.ndarray], output_type: str, return_dict: bool, greys: Optional[List[bool]] = None) -> Any:
+    """`[H, W, C]` arrays in [0, 1] as the caller wants them."""
+    from ppdiffusers.images import to_pil
+
+    result: Any
+    if output_type == "pil":
+        result = [to_pil(image, grey) for image, grey in zip(images, greys or [False] * len(images))]
+    else:
+        if output_type == "pd":
+            images = [image.transpose(2, 0, 1) for image in images]
+        same = len({image.shape for image in images}) == 1
+        result = np.stack(images) if same else images
+        if output_type == "pd":
+            result = paddle.to_tensor(result) if same else [paddle.to_tensor(image) for image in images]
+    return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+
+OUTPUT_TYPES = ("pil", "np", "pd", "latent")
+
+
+def check_output_type(output_type: str) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type {output_type!r} is not one of {', '.join(map(repr, OUTPUT_TYPES))}")

@@ -1,0 +1,103 @@
+"""Noise schedules and the timesteps taken of them, in float64 numpy.
+
+Notation, here and in the schedulers: alphas are 1 - betas and `alphas_cumprod` their running product
+(the alpha of arXiv 2010.02502, the alpha-bar of arXiv 2006.11239); x_t has variance
+1 - alphas_cumprod[t] of noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
+
+
+def require_one_of(name: str, value: object, accepted: Sequence[str]) -> None:
+    """Raises ValueError, with the accepted values, where `value` is none of them."""
+    if value not in accepted:
+        raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(accepted)}")
+
+
+def make_betas(
+    schedule: str,
+    beta_start: float,
+    beta_end: float,
+    num_train_timesteps: int,
+    trained_betas: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Noise variances of the training steps, float64 `[T]`.
+
+    Args:
+        schedule: `linear` (arXiv 2006.11239), `scaled_linear` (linear in the square root, that of
+            latent diffusion) or `squaredcos_cap_v2` (arXiv 2102.09672, equation 17, betas capped at 0.999;
+            beta_start and beta_end have no part in it).
+        trained_betas: the variances themselves, instead of a schedule.
+
+    Raises:
+        ValueError: an unknown schedule; trained_betas of another length than T; a beta outside (0, 1].
+    """
+    require_one_of("beta_schedule", schedule, BETA_SCHEDULES)
+    if trained_betas is not None:
+        betas = np.asarray(trained_betas, dtype=np.float64)
+        if betas.shape != (num_train_timesteps,):
+            raise ValueError(
+                f"trained_betas has shape {list(betas.shape)}, num_train_timesteps is {num_train_timesteps}; "
+                "give one beta a timestep"
+            )
+    elif schedule == "linear":
+        betas = np.linspace(beta_start, beta_end, num_train_timesteps)
+    elif schedule == "scaled_linear":
+        betas = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps) ** 2
+    else:
+        times = np.arange(num_train_timesteps + 1) / num_train_timesteps
+        alphas_cumprod = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], 0.999)
+    # A zero would make the step away from it 0 / 0; a one is the end of a zero-SNR schedule and of nothing else.
+    wrong = ~((betas > 0) & (betas < 1))
+    wrong[-1:] &= betas[-1:] != 1
+    if wrong.any():
+        raise ValueError(f"beta {betas[wrong][0]} at timestep {np.flatnonzero(wrong)[0]} is not between 0 and 1")
+    return betas
+
+
+def rescale_to_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Betas whose last step leaves nothing of the signal (arXiv 2305.08891, algorithm 1).
+
+    The square roots of alphas_cumprod are shifted so that the last is zero, then scaled so that the
+    first is what it was. The last beta becomes exactly 1.
+    """
+    roots = np.sqrt(np.cumprod(1 - betas))
+    roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    alphas_cumprod = roots**2
+    return 1 - np.concatenate([alphas_cumprod[:1], alphas_cumprod[1:] / alphas_cumprod[:-1]])
+
+
+def spaced_timesteps(
+    spacing: str, num_train_timesteps: int, num_inference_steps: int, steps_offset: int = 0
+) -> np.ndarray:
+    """The timesteps of a run, int64 `[n]`, from the noisiest down, all different and in 0 ... T - 1.
+
+    Table 2 of arXiv 2305.08891, counted from zero: `leading` takes every (T // n)-th from
+    `steps_offset` on, `linspace` both ends and what is evenly between, `trailing` every (T / n)-th
+    back from the last.
+
+    Raises:
+        ValueError: an unknown spacing; a steps_offset that leads out of the training steps.
+    """
+    require_one_of("timestep_spacing", spacing, TIMESTEP_SPACINGS)
+    total, count = num_train_timesteps, num_inference_steps
+    if spacing == "linspace":
+        timesteps = np.linspace(0, total - 1, count).round()
+    elif spacing == "trailing":
+        timesteps = (np.arange(1, count + 1) * total / count).round() - 1
+    else:
+        timesteps = np.arange(count, dtype=np.float64) * (total // count) + steps_offset
+        if timesteps[0] < 0 or timesteps[-1] >= total:
+            raise ValueError(
+                f"{count} steps with steps_offset {steps_offset} need the timesteps {timesteps[0]:.0f} ... "
+                f"{timesteps[-1]:.0f} of 0 ... {total - 1}; take fewer steps or another steps_offset"
+            )
+    return timesteps[::-1].astype(np.int64)

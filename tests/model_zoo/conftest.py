@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_zoo import hub, registry
+
+HERE = Path(__file__).parent
+
+
+def _load(file):
+    # By its path: with the folder of the tests on sys.path, tests/model_zoo would pose as the package.
+    if file.stem not in sys.modules:
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[file.stem] = module
+        spec.loader.exec_module(module)
+    return sys.modules[file.stem]
+
+
+CommunityServer = _load(HERE.parent / "fake_community.py").CommunityServer
+NAME = _load(HERE / "zoo_files.py").NAME
+ALIAS = _load(HERE / "zoo_files.py").ALIAS
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch, tmp_path):
+    """Nothing of the machine's settings or cache gets into a test."""
+    for key in ("MODEL_ZOO_ENDPOINT", "MODEL_ZOO_OFFLINE"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(hub, "POLICY", hub.Policy(2.0, 0.4, attempts=3, backoff=0.01, block=1000))
+
+
+@pytest.fixture
+def contents():
+    """The files of the small model by path, in the order of its manifest."""
+    generator = random.Random(7)
+    sizes = {"model_index.json": 256, "empty.txt": 0, "unet/config.json": 703, "unet/model_state.pdparams": 20_000}
+    return {path: generator.randbytes(size) for path, size in sizes.items()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where the small model belongs."""
+    return tmp_path / "home" / "tester" / "small"
+
+
+@pytest.fixture
+def community(tmp_path, contents):
+    """A running server that has the small model."""
+    for path, content in contents.items():
+        file = tmp_path / "served" / NAME / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    with CommunityServer(tmp_path / "served") as server:
+        yield server
+
+
+@pytest.fixture
+def catalogue_of(monkeypatch, tmp_path):
+    """A function that makes manifests the whole catalogue and returns the folder they lie in."""
+    monkeypatch.setattr(registry, "COMMUNITY", tmp_path / "community")
+    monkeypatch.setattr(registry, "BUILTIN", tmp_path / "builtin")
+
+    def write(*manifests):
+        for values in manifests:
+            file = tmp_path / "community" / f"{values['name']}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values))
+        return tmp_path / "community"
+
+    return write
+
+
+@pytest.fixture
+def manifest(contents):
+    """The small model as a JSON object: an exact size, nothing, both, and a rounded size are known of its files."""
+    digest = hashlib.sha256(contents["unet/config.json"]).hexdigest()
+    return {
+        "name": NAME,
+        "task": "super-resolution",
+        "pipeline": "LDMSuperResolutionPipeline",
+        "licence": "Apache-2.0",
+        "origin": "this test",
+        "paper": None,
+        "aliases": [ALIAS],
+        "files": [
+            {"path": "model_index.json", "size": 256},
+            {"path": "empty.txt"},
+            {"path": "unet/config.json", "size": 703, "sha256": digest},
+            {"path": "unet/model_state.pdparams", "approximate_size": 20_480},
+        ],
+    }
+
+
+@pytest.fixture
+def zoo(community, manifest, catalogue_of, monkeypatch):
+    """The server, with the small model in the catalogue and MODEL_ZOO_ENDPOINT set."""
+    catalogue_of(manifest)
+    monkeypatch.setenv("MODEL_ZOO_ENDPOINT", community.url)
+    return community

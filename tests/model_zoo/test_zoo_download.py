@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import socket
+import sys
+import threading
+import time
+
+import pytest
+import requests
+from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in
+
+import model_zoo
+from model_zoo import hub, part
+
+
+@pytest.fixture
+def no_sockets(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_download(zoo, folder, contents):
+    assert model_zoo.download(NAME) == folder
+    assert_right(folder, contents)
+    marker = json.loads((folder / ".complete").read_text())
+    assert marker["model"] == NAME
+    assert marker["files"] == [
+        {"path": path, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for path, content in contents.items()
+    ]
+    assert zoo.paths() == [f"{NAME}/{path}" for path in contents]
+    assert all(request.headers["Accept-Encoding"] == "identity" for request in zoo.requests)
+
+
+def test_arguments_win_over_the_environment(zoo, tmp_path, contents, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_ENDPOINT", "http://127.0.0.1:9")
+    found = model_zoo.download("elder/small", cache_dir=tmp_path / "there", endpoint=zoo.url + "/")
+    assert found == tmp_path / "there" / "tester" / "small"
+    assert_right(found, contents)
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_guard_against_sockets_works(zoo, no_sockets):
+    with pytest.raises(AssertionError, match="a socket was opened"):
+        model_zoo.download(NAME)
+
+
+def test_complete_model_opens_no_socket(zoo, folder, request):
+    model_zoo.download(NAME)
+    asked = len(zoo.requests)
+    request.getfixturevalue("no_sockets")
+    assert model_zoo.download(NAME) == folder
+    assert model_zoo.download(NAME, local_files_only=True) == folder
+    assert model_zoo.resolve("elder/small") == folder
+    assert len(zoo.requests) == asked
+
+
+@pytest.mark.parametrize("switch", ["argument", "environment"])
+def test_offline_names_what_is_missing(switch, zoo, folder, no_sockets, monkeypatch):
+    if switch == "environment":
+        monkeypatch.setenv("MODEL_ZOO_OFFLINE", "1")
+    with pytest.raises(model_zoo.NotCachedError, match=r"model_index\.json, empty\.txt, unet/config\.json and 1 more"):
+        model_zoo.download(NAME, local_files_only=switch == "argument")
+    assert not folder.exists()
+
+
+def test_offline_zero_is_online(zoo, folder, contents, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_OFFLINE", "0")
+    model_zoo.download(NAME)
+    assert_right(folder, contents)
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut short"])
+def test_only_a_harmed_file_is_fetched_again(harm, zoo, folder, contents):
+    model_zoo.download(NAME)
+    zoo.requests.clear()
+    (folder / WEIGHTS).unlink() if harm == "removed" else os.truncate(folder / WEIGHTS, 19_999)
+    with pytest.raises(model_zoo.NotCachedError, match="model_state"):
+        model_zoo.download(NAME, local_files_only=True)
+    model_zoo.download(NAME)
+    assert zoo.paths() == [f"{NAME}/{WEIGHTS}"]
+    assert_right(folder, contents)
+
+
+@pytest.mark.parametrize("marker", [None, "", "[]", '{"files": [{"path": "../x"}]}'], ids=repr)
+def test_lost_or_damaged_marker_is_written_again(marker, zoo, folder, contents, request):
+    model_zoo.download(NAME)
+    before = (folder / ".complete").read_text()
+    (folder / ".complete").unlink() if marker is None else (folder / ".complete").write_text(marker)
+    request.getfixturevalue("no_sockets")
+    model_zoo.download(NAME)
+    assert (folder / ".complete").read_text() == before
+
+
+def test_without_marker_a_known_hash_is_checked(zoo, folder, contents):
+    model_zoo.download(NAME)
+    (folder / ".complete").unlink()
+    (folder / "unet/config.json").write_bytes(bytes(703))
+    zoo.requests.clear()
+    model_zoo.download(NAME)
+    assert zoo.paths() == [f"{NAME}/unet/config.json"]
+    assert_right(folder, contents)
+
+
+def test_a_new_hash_in_the_catalogue_fetches_that_file(zoo, folder, contents, manifest, catalogue_of):
+    model_zoo.download(NAME)
+    (zoo.folder / NAME / WEIGHTS).write_bytes(b"newer")
+    manifest["files"][3]["sha256"] = hashlib.sha256(b"newer").hexdigest()
+    catalogue_of(manifest)
+    model_zoo.download(NAME)
+    assert_right(folder, {**contents, WEIGHTS: b"newer"})
+
+
+def test_connection_refused(zoo):
+    with socket.socket() as unanswered:  # bound and not listening: nobody else gets the port
+        unanswered.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{unanswered.getsockname()[1]}/zoo"
+        try:
+            raise FileNotFoundError("what the caller was busy with")
+        except FileNotFoundError:
+            with pytest.raises(model_zoo.DownloadError) as caught:
+                model_zoo.download(NAME, endpoint=f"http://user:secret@{place}")
+    message = str(caught.value)
+    assert "refused" in message and "busy" not in message
+    assert f"MODEL_ZOO_ENDPOINT (now http://{place})" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize("endpoint", ["ftp://x/y", "paddlenlp.example", "http://", "http://[", "/srv/zoo"])
+def test_endpoint_that_is_no_address(endpoint, zoo):
+    with pytest.raises(model_zoo.SettingsError, match="MODEL_ZOO_ENDPOINT"):
+        model_zoo.download(NAME, endpoint=endpoint)
+
+
+def test_interrupted_then_continued(zoo, folder, contents, monkeypatch):
+    write = part.Part.write
+
+    def interrupted(self, block):
+        if self.size >= 8000:
+            raise KeyboardInterrupt
+        write(self, block)
+
+    monkeypatch.setattr(part.Part, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model_zoo.download(NAME)
+    assert_nothing_wrong(folder, contents)
+    left = [path for path in files_in(folder) if path.endswith(".part")]
+    assert len(left) == 1 and (folder / left[0]).stat().st_size == 8000
+
+    monkeypatch.setattr(part.Part, "write", write)
+    zoo.requests.clear()
+    model_zoo.download(NAME)
+    assert_right(folder, contents)
+    (only,) = zoo.requests
+    assert only.headers["Range"] == "bytes=8000-"
+
+
+@pytest.mark.parametrize("size", [8000, 20_000])
+@pytest.mark.parametrize("changed", [False, True], ids=["same", "changed"])
+def test_an_older_part(size, changed, zoo, folder, contents):
+    """It is continued, or finished if it lacks nothing; of a file that has changed since, nothing is kept."""
+    zoo.fail(path=WEIGHTS, cut_after=8000, times=1)
+    zoo.fail(path=WEIGHTS, status=500)
+    with pytest.raises(model_zoo.DownloadError):
+        model_zoo.download(NAME)
+    zoo.faults.clear()
+    (left,) = (path for path in folder.rglob("*.part"))
+    left.write_bytes(contents[WEIGHTS][:size])
+    if changed:
+        contents[WEIGHTS] = bytes(reversed(contents[WEIGHTS]))
+        (zoo.folder / NAME / WEIGHTS).write_bytes(contents[WEIGHTS])
+        os.utime(zoo.folder / NAME / WEIGHTS, (1, 1))
+    zoo.bytes_sent = 0
+    model_zoo.download(NAME)
+    assert_right(folder, contents)
+    assert zoo.bytes_sent == (20_000 if changed else 20_000 - size)
+
+
+def test_parts_of_older_versions_go(zoo, folder, contents):
+    for validator in ("%22a%22", "%22b%22", "%22c%22"):
+        left = folder / "unet" / f".model_state.pdparams.{validator}.part"
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_bytes(b"of another version")
+    model_zoo.download(NAME)
+    assert_right(folder, contents)
+
+
+def test_several_downloads_of_one_model_at_once(zoo, folder, contents):
+    zoo.fail(path=WEIGHTS, cut_after=7000, times=3)
+    failures = []
+
+    def work():
+        try:
+            model_zoo.download(NAME)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not failures
+    assert_right(folder, contents)
+
+
+@pytest.mark.parametrize("place", ["tester", "tester/small/unet/model_state.pdparams/x"])
+def test_cache_that_cannot_be_written(place, zoo, tmp_path):
+    """A file where a folder must be, and a folder where a file must be."""
+    obstacle = tmp_path / "home" / place
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("in the way")
+    with pytest.raises(model_zoo.CacheError, match="MODEL_ZOO_HOME"):
+        model_zoo.download(NAME)
+
+
+def test_disk_full(zoo, folder, contents, monkeypatch):
+    def full(self, block):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(part.Part, "write", full)
+    with pytest.raises(model_zoo.CacheError, match=r"model_index\.json: No space left on device"):
+        model_zoo.download(NAME)
+    assert not files_in(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+def test_files_are_as_readable_as_the_umask_says(zoo, folder, contents):
+    before = os.umask(0o027)
+    try:
+        model_zoo.download(NAME)
+    finally:
+        os.umask(before)
+    assert {oct((folder / path).stat().st_mode & 0o777) for path in [*contents, ".complete"]} == {"0o640"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("terminal", "progress", "shown"),
+    [(True, None, True), (False, None, False), (True, False, False), (False, True, True)],
+)
+def test_progress_bar(terminal, progress, shown, zoo, monkeypatch):
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    zoo.fail(path=WEIGHTS, cut_after=7000, times=1)
+    zoo.fail(path=WEIGHTS, ignore_range=True, times=1)
+    model_zoo.download(NAME, progress=progress)
+    text = stream.getvalue()
+    assert bool(text) == shown
+    if shown:  # 20,959 bytes in all, though the catalogue reckoned with 21,439 and 7000 were fetched twice
+        last = text.rstrip("\n").split("\r")[-1]
+        assert "tester/small: 100%" in last and "20.5k/20.5k" in last and "B/s" in last
+
+
+def test_the_server_streams_ranges(zoo, contents):
+    """The fake is checked by a client that is not ours."""
+    url = f"{zoo.url}/{NAME}/{WEIGHTS}"
+    whole = requests.get(url)
+    assert whole.content == contents[WEIGHTS]
+    middle = requests.get(url, headers={"Range": "bytes=5-9"})
+    assert (middle.status_code, middle.content) == (206, contents[WEIGHTS][5:10])
+    assert middle.headers["Content-Range"] == "bytes 5-9/20000"
+    stale = requests.get(url, headers={"Range": "bytes=5-9", "If-Range": '"other"'})
+    assert (stale.status_code, len(stale.content)) == (200, 20_000)
+    assert requests.get(url, headers={"Range": "bytes=20000-"}).status_code == 416
+    assert requests.get(f"{zoo.url}/../../{WEIGHTS}").status_code == 404
+    begun = time.monotonic()
+    zoo.fail(stall=0.2, times=1)
+    assert requests.get(url).content == contents[WEIGHTS]
+    assert time.monotonic() - begun > 0.15
+
+
+def test_default_policy_is_patient(monkeypatch):
+    monkeypatch.undo()
+    assert hub.POLICY.read_timeout >= 10 and hub.POLICY.attempts >= 3

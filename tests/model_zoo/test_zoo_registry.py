@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import model_zoo
+from model_zoo import registry
+
+MANIFESTS = sorted(registry.COMMUNITY.glob("*/*.json"))
+TASKS = {"super-resolution", "text-to-image", "unconditional-image-generation"}
+
+
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.stem)
+def test_community_manifest(file):
+    model = registry.read_manifest(file)
+    assert model_zoo.find(model.name) == model
+    assert all(model_zoo.find(alias) == model for alias in model.aliases)
+    assert model.task in TASKS
+    assert model.description and model.paper
+    paths = {item.path for item in model.files}
+    assert {"model_index.json", "README.md", "scheduler/scheduler_config.json"} <= paths
+    weights = {path for path in paths if path.endswith(".pdparams")}
+    assert len(weights) >= 2
+    assert all(f"{Path(path).parent.as_posix()}/config.json" in paths for path in weights)
+
+
+def test_no_manifest_lies_at_another_depth():
+    assert sorted(registry.COMMUNITY.rglob("*.json")) == MANIFESTS
+    assert len(MANIFESTS) >= 3
+
+
+def test_builtin_models_resolve_to_their_folders():
+    for model in model_zoo.list_models():
+        if model.folder is not None:
+            assert model_zoo.download(model.name) == model.folder
+            assert all((model.folder / file.path).stat().st_size == file.size for file in model.files)
+
+
+def test_published_facts():
+    model = model_zoo.find("CompVis/ldm-super-resolution-4x-openimages")
+    sizes = {file.path: file.size for file in model.files}
+    assert sizes == {
+        "README.md": None,
+        "model_index.json": 256,
+        "scheduler/scheduler_config.json": 288,
+        "unet/config.json": 703,
+        "unet/model_state.pdparams": None,
+        "vqvae/config.json": 518,
+        "vqvae/model_state.pdparams": None,
+    }
+    # The parameter counts of the architecture, four bytes each, and a little for the names.
+    assert model.nominal_size == pytest.approx(4 * (113_622_563 + 55_322_782), rel=0.001)
+    assert not model.size_is_exact
+    assert model_zoo.find("fusing/latent-diffusion-text2im-large").name == "CompVis/ldm-text2im-large-256"
+    assert len(model_zoo.find("CompVis/ldm-text2im-large-256").files) == 14
+    assert model_zoo.find("CompVis/ldm-celebahq-256").pipeline == "LDMPipeline"
+
+
+def test_list_by_task():
+    names = [model.name for model in model_zoo.list_models(task="super-resolution")]
+    assert "CompVis/ldm-super-resolution-4x-openimages" in names
+    assert "CompVis/ldm-celebahq-256" not in names
+    with pytest.raises(model_zoo.UnknownTaskError, match="'superresolution'.*super-resolution"):
+        model_zoo.list_models(task="superresolution")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("CompVis/ldm-super-resolution-4x-openimage", "CompVis/ldm-super-resolution-4x-openimages"),
+        ("compvis/LDM-celebahq-256", "CompVis/ldm-celebahq-256"),
+        ("ldm-celebahq", "CompVis/ldm-celebahq-256"),
+        ("someone/ldm-text2im-large", "CompVis/ldm-text2im-large-256"),
+        ("latent-diffusion-text2im-large", "fusing/latent-diffusion-text2im-large"),
+    ],
+)
+def test_unknown_names_meet_the_nearest_known_one(wrong, right):
+    with pytest.raises(model_zoo.UnknownModelError) as caught:
+        model_zoo.find(wrong)
+    assert caught.value.suggestions[0] == right
+    assert right in str(caught.value) and repr(wrong) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "qqqq", "x" * 5000, "../../etc", "a\0b"])
+def test_names_like_nothing(name):
+    with pytest.raises(model_zoo.UnknownModelError, match="model-zoo list") as caught:
+        model_zoo.find(name)
+    assert len(str(caught.value)) < 400
+
+
+BAD_PATHS = ["../x", "a/../x", "/x", "a\\b", "C:/x", "", ".", "a//b", "a/", ".complete", "a/.x", "a b", "a\n", "ä", 5]
+
+
+@pytest.mark.parametrize("path", BAD_PATHS, ids=repr)
+def test_paths_that_leave_the_folder_are_refused(path, manifest, catalogue_of):
+    manifest["files"][0]["path"] = path
+    catalogue_of(manifest)
+    with pytest.raises(model_zoo.ManifestError, match="is refused"):
+        model_zoo.list_models()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": "x"}, "unknown key 'tasks'"),
+        ({"folder": "/tmp"}, "unknown key 'folder'"),
+        ({"licence": ""}, "licence of"),
+        ({"paper": 3}, "paper of"),
+        ({"name": "tester/other"}, "the place of the file"),
+        ({"aliases": ["no-owner"]}, "model name 'no-owner'"),
+        ({"aliases": ["a/../../b"]}, "is refused"),
+        ({"aliases": "tester/x"}, "'aliases' must be"),
+        ({"aliases": ["tester/small"]}, "both claim"),
+        ({"files": {}}, "'files' must be"),
+        ({"files": [{"path": "a", "bytes": 1}]}, "unknown key 'bytes'"),
+        ({"files": [{"size": 1}]}, "key 'path' is missing"),
+        ({"files": [{"path": "a", "size": -1}]}, "size of a"),
+        ({"files": [{"path": "a", "size": True}]}, "size of a"),
+        ({"files": [{"path": "a", "sha256": "00"}]}, "sha256 of a"),
+        ({"files": [{"path": "a"}, {"path": "A"}]}, "twice"),
+    ],
+    ids=str,
+)
+def test_schema(change, message, manifest, catalogue_of):
+    folder = catalogue_of(manifest)
+    assert [model.name for model in model_zoo.list_models()] == ["tester/small"]
+    (folder / "tester" / "small.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(model_zoo.ManifestError, match=message):
+        model_zoo.list_models()
+
+
+def test_missing_keys_and_broken_json(manifest, catalogue_of):
+    del manifest["licence"]
+    folder = catalogue_of(manifest)
+    with pytest.raises(model_zoo.ManifestError, match="'licence' is missing"):
+        model_zoo.list_models()
+    for text in ("{", "[]", "\udcff"):
+        (folder / "tester" / "small.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(model_zoo.ManifestError, match=r"small\.json"):
+            model_zoo.list_models()
+
+
+def test_two_models_cannot_claim_one_name(manifest, catalogue_of):
+    catalogue_of(manifest, {**manifest, "name": "tester/twin"})
+    with pytest.raises(model_zoo.ManifestError, match="both claim the name elder/small"):
+        model_zoo.list_models()
+
+
+@pytest.fixture
+def builtin(manifest, catalogue_of):
+    catalogue_of()
+    folder = registry.BUILTIN / "tester" / "tiny"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "config.json").write_text("{}")
+    (folder / "README.md").write_text("hello")
+    (folder / ".hidden").write_text("no file of the model")
+    values = {key: value for key, value in manifest.items() if key != "files"}
+    (folder / "model.json").write_text(json.dumps({**values, "name": "tester/tiny"}))
+    return folder
+
+
+def test_builtin_model_has_what_lies_in_its_folder(builtin):
+    model = model_zoo.find("tester/tiny")
+    assert model.folder == builtin
+    assert [(file.path, file.size) for file in model.files] == [("README.md", 5), ("unet/config.json", 2)]
+    assert model_zoo.download("elder/small") == builtin
+    assert model_zoo.resolve("tester/tiny", local_files_only=True) == builtin
+
+
+def test_builtin_folder_without_manifest_is_no_model(builtin):
+    (builtin / "model.json").unlink()
+    assert model_zoo.list_models() == []
+
+
+def test_builtin_manifest_lists_no_files(builtin):
+    values = json.loads((builtin / "model.json").read_text())
+    (builtin / "model.json").write_text(json.dumps({**values, "files": []}))
+    with pytest.raises(model_zoo.ManifestError, match="'files' of a built-in model"):
+        model_zoo.list_models()
+
+
+def test_models_are_frozen():
+    model = model_zoo.list_models()[0]
+    with pytest.raises(AttributeError):
+        model.name = "other"
+    with pytest.raises(AttributeError):
+        model.files[0].size = 1
+
+
+def test_import_and_listing_load_nothing_heavy():
+    code = (
+        "import sys; from model_zoo.cli import main; import model_zoo; main(['list'])\n"
+        "heavy = {'paddle', 'ppdiffusers', 'numpy', 'requests', 'urllib3', 'tqdm', 'http.client', 'ssl'}\n"
+        "sys.exit(f'loaded: {sorted(heavy & set(sys.modules))}' if heavy & set(sys.modules) else 0)"
+    )
+    root = Path(model_zoo.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "CompVis/ldm-celebahq-256" in done.stdout
