@@ -24,7 +24,7 @@ setup(
     install_requires=["numpy>=1.21", "pillow>=9.1", "requests>=2.25", "safetensors>=0.4", "tqdm>=4.60"],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4", "setuptools"],
-        "gpu": ["paddlepaddle-gpu>=2.6.2,<4", "setuptools"],
+        "gpu": ["paddlepaddle-gpu>=2.6.2,<4", "numpy<2", "setuptools"],
         "text": TEXT,
         "web": ["fastapi>=0.100", "uvicorn>=0.20", "python-multipart"],
         "distributed": ["ray>=2.9"],

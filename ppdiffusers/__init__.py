@@ -14,34 +14,60 @@ if TYPE_CHECKING:
     from ppdiffusers.checkpoints import CheckpointError
     from ppdiffusers.config import ConfigError
     from ppdiffusers.images import ImageError, open_image
-    from ppdiffusers.models import UNet2DModel, VQModel
+    from ppdiffusers.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel, UNet2DModel, VQModel
     from ppdiffusers.pipelines import DiffusionPipeline, ImagePipelineOutput, LDMSuperResolutionPipeline
     from ppdiffusers.random import Generator
-    from ppdiffusers.schedulers import DDIMScheduler
+    from ppdiffusers.schedulers import (
+        DDIMScheduler,
+        DDPMScheduler,
+        DPMSolverMultistepScheduler,
+        EulerAncestralDiscreteScheduler,
+        EulerDiscreteScheduler,
+        LMSDiscreteScheduler,
+        PNDMScheduler,
+    )
 
 _HOMES = {
+    "AutoencoderKL": "models",
     "CheckpointError": "checkpoints",
     "ConfigError": "config",
     "DDIMScheduler": "schedulers",
+    "DDPMScheduler": "schedulers",
+    "DPMSolverMultistepScheduler": "schedulers",
     "DiffusionPipeline": "pipelines",
+    "EulerAncestralDiscreteScheduler": "schedulers",
+    "EulerDiscreteScheduler": "schedulers",
     "Generator": "random",
     "ImageError": "images",
     "ImagePipelineOutput": "pipelines",
+    "LDMBertModel": "models",
     "LDMSuperResolutionPipeline": "pipelines",
+    "LMSDiscreteScheduler": "schedulers",
+    "PNDMScheduler": "schedulers",
+    "UNet2DConditionModel": "models",
     "UNet2DModel": "models",
     "VQModel": "models",
     "open_image": "images",
 }
 
 __all__ = [
+    "AutoencoderKL",
     "CheckpointError",
     "ConfigError",
     "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
     "DiffusionPipeline",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
     "Generator",
     "ImageError",
     "ImagePipelineOutput",
+    "LDMBertModel",
     "LDMSuperResolutionPipeline",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UNet2DConditionModel",
     "UNet2DModel",
     "VQModel",
     "__version__",

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar, Dict, Iterator, Mapping, Set, Type, TypeVar, Union
+from typing import Any, ClassVar, Dict, Iterable, Iterator, Mapping, Set, Type, TypeVar, Union
 
 from ppdiffusers.version import __version__
 
@@ -22,12 +22,24 @@ class ConfigError(ValueError):
 
 
 class FrozenConfig(Mapping[str, Any]):
-    """Read-only mapping whose keys are attributes too: `config["sample_size"]`, `config.sample_size`."""
+    """Read-only mapping whose keys are attributes too: `config["sample_size"]`, `config.sample_size`.
 
-    __slots__ = ("_values",)
+    `defaults` names the keys that nobody gave: another class built from this config takes its own there.
+    """
 
-    def __init__(self, values: Mapping[str, Any]):
+    __slots__ = ("_values", "_defaults")
+
+    def __init__(self, values: Mapping[str, Any], defaults: Iterable[str] = ()):
         object.__setattr__(self, "_values", {key: _freeze(value) for key, value in values.items()})
+        object.__setattr__(self, "_defaults", frozenset(defaults))
+
+    def _updated(self, values: Mapping[str, Any]) -> FrozenConfig:
+        """A copy with these values, which count as given."""
+        return FrozenConfig({**self._values, **values}, self._defaults - set(values))
+
+    def _given(self) -> Dict[str, Any]:
+        """What is no default."""
+        return {key: value for key, value in self._values.items() if key not in self._defaults}
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
@@ -55,7 +67,7 @@ class FrozenConfig(Mapping[str, Any]):
         return f"FrozenConfig({self._values!r})"
 
     def __reduce__(self) -> Any:
-        return FrozenConfig, (self._values,)
+        return FrozenConfig, (self._values, self._defaults)
 
 
 def _freeze(value: Any) -> Any:
@@ -77,10 +89,11 @@ def register_to_config(init):
             if unknown:
                 raise _unknown_keys(type(self), unknown, f"{type(self).__name__}(...)") from None
             raise
+        given = set(bound.arguments)
         bound.apply_defaults()
         arguments = dict(bound.arguments)
         arguments.pop("self")
-        object.__setattr__(self, "_config", FrozenConfig(arguments))
+        object.__setattr__(self, "_config", FrozenConfig(arguments, set(arguments) - given))
         init(self, **arguments)
 
     return wrapper
@@ -113,10 +126,16 @@ class Configurable:
     def from_config(cls: Type[Self], config: Union[Mapping[str, Any], PathLike], **overrides: Any) -> Self:
         """Build from a mapping or a JSON file; keyword arguments win over its values.
 
+        Of the config of another object only what was given to that one counts: its class's own
+        defaults are not carried over.
+
         Raises:
             ConfigError: a key that this class does not know.
         """
-        values = dict(config) if isinstance(config, Mapping) else cls.load_config(config)
+        if isinstance(config, FrozenConfig):
+            values = config._given()
+        else:
+            values = dict(config) if isinstance(config, Mapping) else cls.load_config(config)
         source = "the given config" if isinstance(config, Mapping) else str(config)
         values.update(overrides)
         keys = cls.config_keys()
@@ -134,7 +153,7 @@ class Configurable:
             raise _unknown_keys(cls, unknown, source)
         instance = cls(**known)
         if carried:
-            object.__setattr__(instance, "_config", FrozenConfig({**instance._config, **carried}))
+            object.__setattr__(instance, "_config", instance._config._updated(carried))
         return instance
 
     @classmethod

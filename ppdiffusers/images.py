@@ -116,8 +116,8 @@ def _from_pil(image: Image.Image) -> Picture:
         return _from_array(values.astype(np.uint16))
     if image.mode == "F":
         raise ImageError("a 32-bit float picture (mode F) has no agreed range; convert it to mode L first")
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
     elif "transparency" in image.info and image.mode in ("1", "L", "RGB"):
         image = image.convert("LA" if image.mode != "RGB" else "RGBA")
     elif image.mode in ("La", "RGBa"):

@@ -31,6 +31,7 @@ SCHEDULER = dict(
     beta_schedule="scaled_linear",
     clip_sample=False,
     set_alpha_to_one=False,
+    prediction_type="v_prediction",  # keeps an untrained model's latents in the range of the codes
 )
 
 
@@ -59,8 +60,16 @@ def main():
         return decode(latents, *args, **kwargs)
 
     pipeline.vqvae.decode = recording
-    generator = torch.Generator().manual_seed(42)
-    picture = pipeline(low_resolution_image(), num_inference_steps=20, eta=0, generator=generator).images[0]
+
+    def upscale():
+        generator = torch.Generator().manual_seed(42)
+        return pipeline(low_resolution_image(), num_inference_steps=20, eta=0, generator=generator).images[0]
+
+    pipeline.scheduler = DDIMScheduler(**{**SCHEDULER, "prediction_type": "epsilon"})
+    upscale()
+    outputs["epsilon_latents"] = outputs["latents"]
+    pipeline.scheduler = DDIMScheduler(**SCHEDULER)
+    picture = upscale()
     low_resolution_image().save(GOLDEN / "low_resolution.png")
     np.savez_compressed(GOLDEN / "pictures.npz", picture=np.asarray(picture), **outputs)
 

@@ -2,13 +2,19 @@
 
     python scripts/make_reference_schedulers.py TESTS
 
-writes `TESTS/schedulers/golden_ddim.npz` and `TESTS/golden_torch_normals.npz` (an environment with
-torch and diffusers; the tests need neither).
+writes `TESTS/schedulers/golden_ddim.npz`, `TESTS/schedulers/golden_family.npz` and
+`TESTS/golden_torch_normals.npz` (an environment with torch and diffusers; the tests need neither).
 
 golden_ddim.npz holds `cases`, a JSON list of {name, config, steps, eta, use_clipped_model_output},
 and for each case `<name>.timesteps` and `<name>.samples` (`[steps, 2, 3, 3, 3]`, the prev_sample of
 every step). The model is 0.3 x + 0.1 sin(t / 100); the initial noise and, where eta > 0, each step's
 noise are float32 `numpy.random.RandomState(0).standard_normal`, drawn in that order.
+
+golden_family.npz holds the other schedulers' `cases`, a JSON list of {name, scheduler, config, steps, begin},
+and for each `<name>.timesteps` and `<name>.samples` (of the first image, `[calls, 2, 2, 3]`). The model
+is the same, on the scaled sample (a learned variance is 0.05 + 0.04 sin(x)); the run starts at index
+`begin` of the timesteps, from the first draw above, `[2, 2, 2, 3]`, times init_noise_sigma, and each
+step draws from a torch generator of seed 1.
 
 golden_torch_normals.npz holds `shapes`, a JSON list, and for each seed the draws of these shapes
 from one torch generator, one after the other: `<seed>.<index>`, flat; of draws over 200 values only
@@ -22,12 +28,14 @@ import argparse
 import json
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
 
 SHAPE = (2, 3, 3, 3)
-LATENT = {"beta_start": 0.0015, "beta_end": 0.0155, "beta_schedule": "scaled_linear", "clip_sample": False}
+BETAS = {"beta_start": 0.0015, "beta_end": 0.0155, "beta_schedule": "scaled_linear"}
+LATENT = {**BETAS, "clip_sample": False}
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 TRAINED = {"trained_betas": [0.01 + 0.002 * i for i in range(40)]}
 THRESHOLD = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0}
@@ -61,6 +69,75 @@ CASES = {
     "differs-offset": ({"num_train_timesteps": 20, **OFFSET}, 12, 0.0, False),
 }
 
+FAMILY_SHAPE = (2, 2, 2, 3)
+DDPM, PNDM, LMS, DPM = "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler"
+EULER, ANCESTRAL = "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
+KARRAS, SIGMA_MIN, PLMS = {"use_karras_sigmas": True}, {"final_sigmas_type": "sigma_min"}, {"skip_prk_steps": True}
+LEADING, SDE = {"timestep_spacing": "leading"}, {"algorithm_type": "sde-dpmsolver++"}
+NOISE, NOISE_SDE = ({"algorithm_type": kind, **SIGMA_MIN} for kind in ("dpmsolver", "sde-dpmsolver"))
+THREE, HEUN = {"solver_order": 3, "lower_order_final": False}, {"solver_type": "heun"}
+
+# name: (scheduler, config, steps, begin)
+FAMILY = {
+    # where diffusers computes the formula
+    "ddpm": (DDPM, {}, 10, 0),
+    "ddpm-latent-trailing": (DDPM, {**LATENT, **V, **TRAILING}, 7, 0),
+    "ddpm-linspace-large": (DDPM, {**LATENT, **LINSPACE, "variance_type": "fixed_large"}, 10, 0),
+    "ddpm-learned": (DDPM, {"variance_type": "learned"}, 10, 0),
+    "ddpm-learned-range": (DDPM, {"variance_type": "learned_range"}, 10, 0),
+    "ddpm-threshold-sigmoid": (DDPM, {**THRESHOLD, "beta_schedule": "sigmoid"}, 10, 0),
+    "pndm-plms": (PNDM, {**BETAS, **PLMS}, 10, 0),
+    "pndm-plms-offset": (PNDM, {**BETAS, **PLMS, **OFFSET}, 20, 0),
+    "pndm-runge-kutta": (PNDM, BETAS, 10, 0),
+    "lms": (LMS, BETAS, 10, 0),
+    "lms-karras": (LMS, {**BETAS, **V, **KARRAS}, 10, 0),
+    "lms-beta": (LMS, {**BETAS, "use_beta_sigmas": True}, 10, 0),
+    "lms-leading": (LMS, {**BETAS, **X0, **LEADING, **OFFSET}, 10, 0),
+    "euler": (EULER, BETAS, 10, 0),
+    "euler-leading": (EULER, {**BETAS, **LEADING, **OFFSET}, 20, 0),
+    "euler-karras-middle": (EULER, {**BETAS, **KARRAS}, 10, 4),
+    "euler-exponential": (EULER, {**BETAS, "use_exponential_sigmas": True, "sigma_min": 0.1, **SIGMA_MIN}, 10, 0),
+    "euler-zero-snr": (EULER, {**BETAS, **V, **TRAILING, **ZERO_SNR}, 10, 0),
+    "euler-continuous": (
+        EULER,
+        {**V, **KARRAS, "timestep_type": "continuous", "sigma_min": 0.002, "sigma_max": 700.0},
+        10,
+        0,
+    ),
+    "ancestral": (ANCESTRAL, BETAS, 10, 0),
+    "ancestral-v-trailing": (ANCESTRAL, {**BETAS, **V, **TRAILING}, 7, 0),
+    "dpm": (DPM, BETAS, 20, 0),
+    "dpm-few": (DPM, {**BETAS, **V, **SIGMA_MIN, "solver_order": 2}, 10, 0),
+    "dpm-heun-leading": (DPM, {**BETAS, **HEUN, **LEADING, **OFFSET}, 10, 0),
+    "dpm-middle": (DPM, {**BETAS, **TRAILING}, 10, 4),
+    "dpm-first-order": (DPM, {**BETAS, **X0, "solver_order": 1}, 10, 0),
+    "dpm-noise": (DPM, {**BETAS, **NOISE}, 10, 0),
+    "dpm-noise-heun": (DPM, {**BETAS, **NOISE, **HEUN}, 10, 0),
+    "dpm-sde": (DPM, {**BETAS, **SDE}, 10, 0),
+    "dpm-sde-heun": (DPM, {**BETAS, **SDE, **HEUN}, 10, 0),
+    "dpm-noise-sde": (DPM, {**BETAS, **NOISE_SDE}, 10, 0),
+    "dpm-noise-sde-heun": (DPM, {**BETAS, **NOISE_SDE, **HEUN}, 10, 0),
+    "dpm-cosine-clipped": (DPM, {**COSINE, **V, "lambda_min_clipped": -5.1}, 10, 0),
+    "dpm-threshold": (DPM, {**THRESHOLD, **SIGMA_MIN}, 10, 0),
+    # where it does not: see the table in the test
+    "differs-ddpm-large-last": (DDPM, {**LATENT, **TRAILING, "variance_type": "fixed_large"}, 5, 0),
+    "differs-ddpm-large-log": (DDPM, {**LATENT, "variance_type": "fixed_large_log"}, 5, 0),
+    "differs-pndm-v": (PNDM, {**BETAS, **PLMS, **V}, 10, 0),
+    "differs-pndm-linspace": (PNDM, {**BETAS, **PLMS, **LINSPACE}, 10, 0),
+    "differs-pndm-odd": (PNDM, BETAS, 40, 0),
+    "differs-pndm-middle": (PNDM, {**BETAS, **PLMS}, 10, 5),
+    "differs-lms-middle": (LMS, BETAS, 10, 4),
+    "differs-euler-log-linear": (EULER, {**BETAS, "interpolation_type": "log_linear"}, 10, 0),
+    "differs-dpm-karras": (DPM, {**BETAS, **KARRAS}, 10, 0),
+    "differs-dpm-lu": (DPM, {**BETAS, "use_lu_lambdas": True}, 10, 0),
+    "differs-dpm-exponential": (DPM, {**BETAS, "use_exponential_sigmas": True}, 10, 0),
+    "differs-dpm-third": (DPM, {**BETAS, **THREE}, 10, 0),
+    "differs-dpm-third-noise": (DPM, {**BETAS, **THREE, **NOISE}, 10, 0),
+    "differs-dpm-third-sde": (DPM, {**BETAS, **THREE, **SDE}, 10, 0),
+    "differs-dpm-no-step": (DPM, {**BETAS, **KARRAS, **HEUN, **SIGMA_MIN}, 20, 0),
+    "differs-dpm-clipped-trailing": (DPM, {**COSINE, **V, **TRAILING, "lambda_min_clipped": -1.0}, 20, 0),
+}
+
 SEEDS = (0, 42, -1, 2**32 + 5, 2**63 - 1)
 SHAPES = [[16], [17], [31], [33], [5], [100], [3], [3, 64, 64], [1], [4, 3, 17, 19], [2], [15], [16], [], [7]]
 
@@ -87,6 +164,29 @@ def ddim(folder: Path) -> None:
     np.savez_compressed(folder / "schedulers" / "golden_ddim.npz", cases=json.dumps(described), **values)
 
 
+def family(folder: Path) -> None:
+    values = {}
+    described = []
+    for name, (scheduler_name, config, steps, begin) in FAMILY.items():
+        described.append({"name": name, "scheduler": scheduler_name, "config": config, "steps": steps, "begin": begin})
+        scheduler = getattr(diffusers, scheduler_name)(**config)
+        scheduler.set_timesteps(steps)
+        generator = torch.Generator().manual_seed(1)
+        noise = np.random.RandomState(0).standard_normal(FAMILY_SHAPE).astype(np.float32)
+        x = torch.from_numpy(noise) * scheduler.init_noise_sigma
+        samples = []
+        for t in scheduler.timesteps[begin:]:
+            output = 0.3 * scheduler.scale_model_input(x, t) + 0.1 * float(np.sin(float(t) / 100))
+            if config.get("variance_type", "").startswith("learned"):
+                output = torch.cat([output, 0.05 + 0.04 * torch.sin(x)], dim=1)
+            stream = {"generator": generator} if scheduler_name in (DDPM, ANCESTRAL, DPM) else {}
+            x = scheduler.step(output, t, x, **stream).prev_sample
+            samples.append(x[0].numpy())
+        values[f"{name}.timesteps"] = scheduler.timesteps[begin:].numpy()
+        values[f"{name}.samples"] = np.stack(samples)
+    np.savez_compressed(folder / "schedulers" / "golden_family.npz", cases=json.dumps(described), **values)
+
+
 def normals(folder: Path) -> None:
     values = {}
     for seed in SEEDS:
@@ -109,4 +209,5 @@ if __name__ == "__main__":
     parser.add_argument("tests", type=Path, metavar="TESTS")
     tests = parser.parse_args().tests
     ddim(tests)
+    family(tests)
     normals(tests)

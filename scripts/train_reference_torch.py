@@ -110,9 +110,9 @@ class Run:
         self.step += 1
         decay = min(recipe.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            averages = list(self.ema.parameters())
-            torch._foreach_mul_(averages, decay)
-            torch._foreach_add_(averages, list(self.model.parameters()), alpha=1 - decay)
+            pairs = [pair for pair in zip(self.ema.parameters(), self.model.parameters()) if pair[1].requires_grad]
+            torch._foreach_mul_([average for average, _ in pairs], decay)
+            torch._foreach_add_([average for average, _ in pairs], [value for _, value in pairs], alpha=1 - decay)
         self.losses.append(
             {"loss": float(loss.detach()), **{name: float(value.detach()) for name, value in logged.items()}}
         )

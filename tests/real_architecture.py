@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import paddle
 
 from ppdiffusers import UNet2DModel, VQModel
-from ppdiffusers.checkpoints import save_pdparams
+from ppdiffusers.checkpoints import save_pdparams, save_safetensors
+from ppdiffusers.models.model import linear_weights
 
 NAME = "CompVis/ldm-super-resolution-4x-openimages"
 
@@ -82,3 +84,20 @@ def old_names(state):
             name = name.replace(f".{new}.", f".{old}.")
         arrays[name] = value.numpy()
     return arrays
+
+
+def write_for_diffusers(root: Path, folder: Path):
+    """The same model as diffusers would have saved it: its library name, torch's layout, today's names."""
+    folder.mkdir(parents=True)
+    index = {**INDEX, **{name: ["diffusers", INDEX[name][1]] for name in ("scheduler", "unet", "vqvae")}}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for component, kind in (("unet", UNet2DModel), ("vqvae", VQModel)):
+        model = kind.from_pretrained(root, subfolder=component)
+        transposed = linear_weights(model)
+        arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+        arrays = {name: np.ascontiguousarray(x.T) if name in transposed else x for name, x in arrays.items()}
+        save_safetensors(folder / component / "diffusion_pytorch_model.safetensors", arrays, {"format": "pt"})
+        (folder / component / "config.json").write_text((root / component / "config.json").read_text())
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    return folder

@@ -36,12 +36,12 @@ class Attention(nn.Layer):
         if self.heads == 0:
             raise ValueError(f"attention_head_dim {head_dim} is more than the {channels} channels it is to divide")
         self.rescale_output_factor = rescale_output_factor
-        self.inner = self.heads * head_dim
+        inner = self.heads * head_dim
         self.group_norm = nn.GroupNorm(groups, channels, epsilon=eps) if groups is not None else None
-        self.to_q = nn.Linear(channels, self.inner)
-        self.to_k = nn.Linear(channels, self.inner)
-        self.to_v = nn.Linear(channels, self.inner)
-        self.to_out = nn.LayerList([nn.Linear(self.inner, channels)])
+        self.to_q = nn.Linear(channels, inner)
+        self.to_k = nn.Linear(channels, inner)
+        self.to_v = nn.Linear(channels, inner)
+        self.to_out = nn.LayerList([nn.Linear(inner, channels)])
 
     def forward(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
         residual = hidden_states
@@ -49,18 +49,27 @@ class Attention(nn.Layer):
         if self.group_norm is not None:
             hidden_states = self.group_norm(hidden_states)
         tokens = hidden_states.reshape([batch, channels, height * width]).transpose([0, 2, 1])  # [B, HW, C]
-        query, key, value = (self._heads(project(tokens)) for project in (self.to_q, self.to_k, self.to_v))
-        tokens = attend(query, key, value).transpose([0, 2, 1, 3]).reshape([batch, height * width, self.inner])
+        projections = (self.to_q, self.to_k, self.to_v)
+        query, key, value = (split_heads(project(tokens), self.heads) for project in projections)
+        tokens = merge_heads(attend(query, key, value))
         hidden_states = self.to_out[0](tokens).transpose([0, 2, 1]).reshape([batch, channels, height, width])
         return (hidden_states + residual) / self.rescale_output_factor
 
-    def _heads(self, tokens: paddle.Tensor) -> paddle.Tensor:
-        batch, length, inner = tokens.shape
-        return tokens.reshape([batch, length, self.heads, inner // self.heads]).transpose([0, 2, 1, 3])
+
+def split_heads(tokens: paddle.Tensor, heads: int) -> paddle.Tensor:
+    """`[B, T, heads * d]` to `[B, heads, T, d]`."""
+    batch, length, inner = tokens.shape
+    return tokens.reshape([batch, length, heads, inner // heads]).transpose([0, 2, 1, 3])
+
+
+def merge_heads(tokens: paddle.Tensor) -> paddle.Tensor:
+    """`[B, heads, T, d]` to `[B, T, heads * d]`."""
+    batch, heads, length, head_dim = tokens.shape
+    return tokens.transpose([0, 2, 1, 3]).reshape([batch, length, heads * head_dim])
 
 
 def attend(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
-    """softmax(Q K^T / sqrt(d)) V for `[B, heads, T, d]` tensors.
+    """softmax(Q K^T / sqrt(d)) V for `[B, heads, T, d]` tensors; T of the queries may be another one.
 
     Eagerly, queries go in blocks, so that memory grows with T and not with its square: the decoder
     of a 128x128 latent would otherwise hold 1 GB of scores.

@@ -14,10 +14,12 @@ from paddle import nn
 from ppdiffusers.layers.attention import Attention
 from ppdiffusers.layers.resampling import Downsample2D, Upsample2D
 from ppdiffusers.layers.resnet import ResnetBlock2D
+from ppdiffusers.layers.transformer import Transformer2DModel
 
 
 class BlockType(NamedTuple):
     attention: bool = False
+    cross_attention: bool = False  # a transformer that also reads what the model is conditioned on
     resnet_resampling: bool = False  # a residual block resamples, instead of a convolution
 
 
@@ -30,6 +32,14 @@ UP_BLOCKS: Dict[str, BlockType] = {
     "UpBlock2D": BlockType(),
     "AttnUpBlock2D": BlockType(attention=True),
     "ResnetUpsampleBlock2D": BlockType(resnet_resampling=True),
+}
+CONDITION_DOWN_BLOCKS: Dict[str, BlockType] = {
+    "DownBlock2D": BlockType(),
+    "CrossAttnDownBlock2D": BlockType(cross_attention=True),
+}
+CONDITION_UP_BLOCKS: Dict[str, BlockType] = {
+    "UpBlock2D": BlockType(),
+    "CrossAttnUpBlock2D": BlockType(cross_attention=True),
 }
 ENCODER_BLOCKS: Dict[str, BlockType] = {
     "DownEncoderBlock2D": BlockType(),
@@ -59,6 +69,7 @@ class DownBlock(nn.Layer):
         resnet: keyword arguments of every residual block (time embedding, norm, activation).
         head_dim: width of an attention head; None for no attention.
         downsample: "conv", "resnet" or None.
+        transformer: keyword arguments of a `Transformer2DModel` after every residual block; excludes `head_dim`.
     """
 
     def __init__(
@@ -70,12 +81,14 @@ class DownBlock(nn.Layer):
         head_dim: Optional[int] = None,
         downsample: Optional[str] = "conv",
         downsample_padding: int = 1,
+        transformer: Optional[Dict[str, Any]] = None,
     ):
         super().__init__()
         self.resnets = nn.LayerList(
             [ResnetBlock2D(in_channels if i == 0 else out_channels, out_channels, **resnet) for i in range(num_layers)]
         )
-        self.attentions = _attentions(num_layers, out_channels, head_dim, resnet)
+        self.attentions = _attentions(num_layers, out_channels, head_dim, resnet, transformer)
+        self.cross_attention = transformer is not None
         self.resnet_resampling = downsample == "resnet"
         self.downsamplers = None
         if downsample == "resnet":
@@ -84,14 +97,18 @@ class DownBlock(nn.Layer):
             self.downsamplers = nn.LayerList([Downsample2D(out_channels, padding=downsample_padding)])
 
     def forward(
-        self, hidden_states: paddle.Tensor, temb: Optional[paddle.Tensor] = None
+        self,
+        hidden_states: paddle.Tensor,
+        temb: Optional[paddle.Tensor] = None,
+        context: Optional[paddle.Tensor] = None,
     ) -> Tuple[paddle.Tensor, List[paddle.Tensor]]:
         """The level's output, and what it hands to the skip connections."""
         skips = []
         for i, resnet in enumerate(self.resnets):
             hidden_states = resnet(hidden_states, temb)
             if self.attentions is not None:
-                hidden_states = self.attentions[i](hidden_states)
+                attention = self.attentions[i]
+                hidden_states = attention(hidden_states, context) if self.cross_attention else attention(hidden_states)
             skips.append(hidden_states)
         if self.downsamplers is not None:
             downsample = self.downsamplers[0]
@@ -115,11 +132,13 @@ class UpBlock(nn.Layer):
         resnet: Dict[str, Any],
         head_dim: Optional[int] = None,
         upsample: Optional[str] = "conv",
+        transformer: Optional[Dict[str, Any]] = None,
     ):
         super().__init__()
         widths = [(in_channels if i == 0 else out_channels) + skip for i, skip in enumerate(skip_channels)]
         self.resnets = nn.LayerList([ResnetBlock2D(width, out_channels, **resnet) for width in widths])
-        self.attentions = _attentions(len(skip_channels), out_channels, head_dim, resnet)
+        self.attentions = _attentions(len(skip_channels), out_channels, head_dim, resnet, transformer)
+        self.cross_attention = transformer is not None
         self.resnet_resampling = upsample == "resnet"
         self.upsamplers = None
         if upsample == "resnet":
@@ -132,6 +151,7 @@ class UpBlock(nn.Layer):
         hidden_states: paddle.Tensor,
         temb: Optional[paddle.Tensor] = None,
         skips: Optional[List[paddle.Tensor]] = None,
+        context: Optional[paddle.Tensor] = None,
     ) -> paddle.Tensor:
         """`skips` is consumed from its end."""
         for i, resnet in enumerate(self.resnets):
@@ -139,7 +159,8 @@ class UpBlock(nn.Layer):
                 hidden_states = paddle.concat([hidden_states, skips.pop()], axis=1)
             hidden_states = resnet(hidden_states, temb)
             if self.attentions is not None:
-                hidden_states = self.attentions[i](hidden_states)
+                attention = self.attentions[i]
+                hidden_states = attention(hidden_states, context) if self.cross_attention else attention(hidden_states)
         if self.upsamplers is not None:
             upsample = self.upsamplers[0]
             hidden_states = upsample(hidden_states, temb) if self.resnet_resampling else upsample(hidden_states)
@@ -147,7 +168,11 @@ class UpBlock(nn.Layer):
 
 
 class MidBlock(nn.Layer):
-    """A residual block, attention unless `head_dim` is None, and a second residual block."""
+    """A residual block, attention or a transformer if there is one, and a second residual block.
+
+    Args:
+        num_resnets: 1 leaves the second residual block out.
+    """
 
     def __init__(
         self,
@@ -156,23 +181,42 @@ class MidBlock(nn.Layer):
         head_dim: Optional[int] = None,
         attention_groups: Optional[int] = None,
         output_scale_factor: float = 1.0,
+        transformer: Optional[Dict[str, Any]] = None,
+        num_resnets: int = 2,
     ):
         super().__init__()
         resnet = {**resnet, "output_scale_factor": output_scale_factor}
-        self.resnets = nn.LayerList([ResnetBlock2D(channels, channels, **resnet) for _ in range(2)])
+        self.resnets = nn.LayerList([ResnetBlock2D(channels, channels, **resnet) for _ in range(num_resnets)])
+        self.cross_attention = transformer is not None
         self.attentions = None
         if head_dim is not None:
             attention = Attention(channels, head_dim, attention_groups, resnet["eps"], output_scale_factor)
             self.attentions = nn.LayerList([attention])
+        elif transformer is not None:
+            self.attentions = nn.LayerList([Transformer2DModel(channels, **transformer)])
 
-    def forward(self, hidden_states: paddle.Tensor, temb: Optional[paddle.Tensor] = None) -> paddle.Tensor:
+    def forward(
+        self,
+        hidden_states: paddle.Tensor,
+        temb: Optional[paddle.Tensor] = None,
+        context: Optional[paddle.Tensor] = None,
+    ) -> paddle.Tensor:
         hidden_states = self.resnets[0](hidden_states, temb)
         if self.attentions is not None:
-            hidden_states = self.attentions[0](hidden_states)
-        return self.resnets[1](hidden_states, temb)
+            attention = self.attentions[0]
+            hidden_states = attention(hidden_states, context) if self.cross_attention else attention(hidden_states)
+        return self.resnets[1](hidden_states, temb) if len(self.resnets) > 1 else hidden_states
 
 
-def _attentions(count: int, channels: int, head_dim: Optional[int], resnet: Dict[str, Any]) -> Optional[nn.LayerList]:
+def _attentions(
+    count: int,
+    channels: int,
+    head_dim: Optional[int],
+    resnet: Dict[str, Any],
+    transformer: Optional[Dict[str, Any]],
+) -> Optional[nn.LayerList]:
+    if transformer is not None:
+        return nn.LayerList([Transformer2DModel(channels, **transformer) for _ in range(count)])
     if head_dim is None:
         return None
     return nn.LayerList([Attention(channels, head_dim, resnet["groups"], resnet["eps"]) for _ in range(count)])

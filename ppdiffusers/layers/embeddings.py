@@ -46,16 +46,27 @@ class Timesteps(nn.Layer):
 
 
 class GaussianFourierProjection(nn.Layer):
-    """Random Fourier features of log noise levels (arXiv 2011.13456, appendix C): `[B]` to `[B, 2 * size]`."""
+    """Random Fourier features of noise levels (arXiv 2011.13456, appendix C): `[B]` to `[B, 2 * size]`.
 
-    def __init__(self, embedding_size: int, scale: float):
+    Args:
+        log: take the logarithm of the levels first.
+        flip_sin_to_cos: cosines first.
+    """
+
+    def __init__(self, embedding_size: int, scale: float, log: bool = True, flip_sin_to_cos: bool = False):
         super().__init__()
+        self.log = log
+        self.flip_sin_to_cos = flip_sin_to_cos
         self.weight = self.create_parameter([embedding_size], default_initializer=nn.initializer.Normal(0.0, scale))
         self.weight.stop_gradient = True
 
     def forward(self, levels: paddle.Tensor) -> paddle.Tensor:
-        angles = paddle.log(levels.astype("float32")).unsqueeze(-1) * self.weight.astype("float32") * (2 * math.pi)
-        return paddle.concat([paddle.sin(angles), paddle.cos(angles)], axis=-1)
+        levels = levels.astype("float32")
+        if self.log:
+            levels = paddle.log(levels)
+        angles = levels.unsqueeze(-1) * self.weight.astype("float32") * (2 * math.pi)  # [B, size]
+        waves = [paddle.sin(angles), paddle.cos(angles)]
+        return paddle.concat(waves[::-1] if self.flip_sin_to_cos else waves, axis=-1)
 
 
 class TimestepEmbedding(nn.Layer):

@@ -1,8 +1,24 @@
 """Models, under diffusers' names."""
 
 from ppdiffusers.models.autoencoder import DecoderOutput
+from ppdiffusers.models.autoencoder_kl import AutoencoderKL, AutoencoderKLOutput
+from ppdiffusers.models.ldm_bert import LDMBertModel, TextEncoderOutput
 from ppdiffusers.models.model import Model
-from ppdiffusers.models.unet_2d import UNet2DModel, UNet2DOutput
+from ppdiffusers.models.unet import UNet2DOutput
+from ppdiffusers.models.unet_2d import UNet2DModel
+from ppdiffusers.models.unet_2d_condition import UNet2DConditionModel
 from ppdiffusers.models.vq_model import VQEncoderOutput, VQModel
 
-__all__ = ["DecoderOutput", "Model", "UNet2DModel", "UNet2DOutput", "VQEncoderOutput", "VQModel"]
+__all__ = [
+    "AutoencoderKL",
+    "AutoencoderKLOutput",
+    "DecoderOutput",
+    "LDMBertModel",
+    "Model",
+    "TextEncoderOutput",
+    "UNet2DConditionModel",
+    "UNet2DModel",
+    "UNet2DOutput",
+    "VQEncoderOutput",
+    "VQModel",
+]

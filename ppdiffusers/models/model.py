@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple, Type, TypeVar
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Set, Tuple, Type, TypeVar, Union
 
 import numpy as np
 import paddle
@@ -12,7 +12,7 @@ from paddle import nn
 import model_zoo
 from ppdiffusers.checkpoints import Checkpoint, CheckpointError, open_checkpoint, save_pdparams, save_safetensors
 from ppdiffusers.checkpoints.names import current_name
-from ppdiffusers.config import Configurable, PathLike
+from ppdiffusers.config import ConfigError, Configurable, PathLike
 
 SAFE_WEIGHTS = "diffusion_paddle_model.safetensors"
 PICKLED_WEIGHTS = "model_state.pdparams"
@@ -44,6 +44,28 @@ def dtype_name(dtype: Any) -> str:
 class Model(nn.Layer, Configurable):
     """A Paddle layer that is described by a config and loads and saves itself."""
 
+    # Names that this class's weights have in published folders, in order of preference.
+    _weight_files: ClassVar[Tuple[str, ...]] = WEIGHT_FILES
+    # How the names of tensors begin that published files hold and no result depends on.
+    _unused_weights: ClassVar[Tuple[str, ...]] = ()
+    # Keys of published configs of which only this one value is supported; they are `_legacy_config_keys` too.
+    _fixed_config_keys: ClassVar[Dict[str, Any]] = {}
+
+    @classmethod
+    def from_config(cls: Type[Self], config: Union[Mapping[str, Any], PathLike], **overrides: Any) -> Self:
+        """Build from a mapping or a JSON file; keyword arguments win over its values.
+
+        Raises:
+            ConfigError: a key that this class does not know, or a value that it does not support.
+        """
+        values = {**(config if isinstance(config, Mapping) else cls.load_config(config)), **overrides}
+        for key, only in cls._fixed_config_keys.items():
+            if values.get(key, only) != only:
+                raise ConfigError(
+                    f"{cls.__name__} does not support {key}={values[key]!r}; it runs models with {key}={only!r}"
+                )
+        return super().from_config(config, **overrides)
+
     @property
     def dtype(self) -> Any:
         """Type of the parameters."""
@@ -66,7 +88,7 @@ class Model(nn.Layer, Configurable):
             name_or_path: a folder, or the name of a model that `model_zoo` knows. The folder holds
                 `config.json` and one of `diffusion_paddle_model.safetensors`,
                 `model_state.pdparams`, `diffusion_pytorch_model.safetensors`,
-                `diffusion_pytorch_model.bin`.
+                `diffusion_pytorch_model.bin` (`model.safetensors`, `pytorch_model.bin` of a text encoder).
             subfolder: the component, e.g. "unet".
             paddle_dtype: type of the parameters in memory; float32 when not given, whatever the file holds.
             options: `cache_dir`, `endpoint`, `local_files_only`, `progress` of `model_zoo.download`;
@@ -80,7 +102,7 @@ class Model(nn.Layer, Configurable):
         folder = folder / subfolder if subfolder else folder
         dtype = dtype_name(paddle_dtype or "float32")
         config = cls.load_config(folder)
-        weights = find_weights(folder)
+        weights = find_weights(folder, cls._weight_files)
         with paddle.LazyGuard():  # no memory and no time for random values that the file replaces
             model = cls.from_config(config, **options)
         with open_checkpoint(weights) as checkpoint:
@@ -116,19 +138,19 @@ def model_folder(name_or_path: PathLike, options: Dict[str, Any]) -> Path:
     return model_zoo.resolve(name_or_path, **download)
 
 
-def find_weights(folder: Path) -> Path:
-    """The weight file of a component's folder.
+def find_weights(folder: Path, names: Tuple[str, ...] = WEIGHT_FILES) -> Path:
+    """The weight file of a component's folder: the first of `names` that is there.
 
     Raises:
         CheckpointError: there is none.
     """
-    for name in WEIGHT_FILES:
+    for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"{folder} holds no weights; it needs one of {', '.join(WEIGHT_FILES)}")
+    raise CheckpointError(f"{folder} holds no weights; it needs one of {', '.join(names)}")
 
 
-def load_checkpoint(model: nn.Layer, checkpoint: Checkpoint, dtype: str) -> None:
+def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str) -> None:
     """Fill every parameter of `model` from `checkpoint`, converted to `dtype`, or change nothing.
 
     Works tensor by tensor and gives the file's pages back, so the peak is the model and one tensor.
@@ -138,7 +160,7 @@ def load_checkpoint(model: nn.Layer, checkpoint: Checkpoint, dtype: str) -> None
     """
     parameters = dict(model.state_dict())
     transposed = linear_weights(model) if checkpoint.layout == "torch" else set()
-    sources = {current_name(key): key for key in checkpoint.keys()}
+    sources = {current_name(key): key for key in checkpoint.keys() if not key.startswith(model._unused_weights)}
     missing = [name for name in parameters if name not in sources]
     unexpected = [key for name, key in sources.items() if name not in parameters]
     misshaped = []

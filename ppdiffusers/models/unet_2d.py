@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import paddle
@@ -10,19 +9,11 @@ from paddle import nn
 
 from ppdiffusers.config import register_to_config
 from ppdiffusers.layers.blocks import DOWN_BLOCKS, UP_BLOCKS, DownBlock, MidBlock, UpBlock, block_type
-from ppdiffusers.layers.embeddings import GaussianFourierProjection, TimestepEmbedding, Timesteps
-from ppdiffusers.models.model import Model
-from ppdiffusers.outputs import Output
+from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
+from ppdiffusers.models.unet import UNet, UNet2DOutput
 
 
-@dataclass
-class UNet2DOutput(Output):
-    """`sample`: `[B, out_channels, H, W]`, the prediction in the scheduler's `prediction_type`."""
-
-    sample: paddle.Tensor
-
-
-class UNet2DModel(Model):
+class UNet2DModel(UNet):
     """Noisy sample and timestep to a prediction of the same height and width.
 
     Arguments are diffusers' config keys. Height and width must be multiples of `2 ** (levels - 1)`.
@@ -99,8 +90,7 @@ class UNet2DModel(Model):
         }
 
         self.conv_in = nn.Conv2D(in_channels, block_out_channels[0], 3, padding=1)
-        self._add_time_embedding(temb_channels)
-        self._add_class_embedding(temb_channels)
+        self._add_embeddings(*self._time_projection(), temb_channels)
 
         self.down_blocks = nn.LayerList()
         skips = [block_out_channels[0]]  # widths of what the way down hands to the way up
@@ -154,37 +144,21 @@ class UNet2DModel(Model):
         self.conv_act = nn.Silu()
         self.conv_out = nn.Conv2D(block_out_channels[0], out_channels, 3, padding=1)
 
-    def _add_time_embedding(self, temb_channels: int) -> None:
+    def _time_projection(self) -> Tuple[nn.Layer, int]:
+        """The layer from timesteps to features, and the number of features."""
         config = self.config
         channels = config.block_out_channels[0]
-        features = channels
         if config.time_embedding_type == "positional":
-            self.time_proj = Timesteps(channels, config.flip_sin_to_cos, config.freq_shift)
-        elif config.time_embedding_type == "fourier":
-            self.time_proj = GaussianFourierProjection(channels, scale=16)
-            features = 2 * channels
-        elif config.time_embedding_type == "learned":
+            return Timesteps(channels, config.flip_sin_to_cos, config.freq_shift), channels
+        if config.time_embedding_type == "fourier":
+            return GaussianFourierProjection(channels, scale=16), 2 * channels
+        if config.time_embedding_type == "learned":
             if config.num_train_timesteps is None:
                 raise ValueError("time_embedding_type 'learned' needs num_train_timesteps")
-            self.time_proj = nn.Embedding(config.num_train_timesteps, channels)
-        else:
-            raise ValueError(
-                f"unknown time_embedding_type {config.time_embedding_type!r}; use 'positional', 'fourier' or 'learned'"
-            )
-        self.time_embedding = TimestepEmbedding(features, temb_channels)
-        self._time_features = features
-
-    def _add_class_embedding(self, temb_channels: int) -> None:
-        kind, classes = self.config.class_embed_type, self.config.num_class_embeds
-        self.class_embedding = None
-        if kind is None and classes is not None:
-            self.class_embedding = nn.Embedding(classes, temb_channels)
-        elif kind == "timestep":
-            self.class_embedding = TimestepEmbedding(self._time_features, temb_channels)
-        elif kind == "identity":
-            self.class_embedding = nn.Identity()
-        elif kind is not None:
-            raise ValueError(f"unknown class_embed_type {kind!r}; use 'timestep', 'identity' or None")
+            return nn.Embedding(config.num_train_timesteps, channels), channels
+        raise ValueError(
+            f"unknown time_embedding_type {config.time_embedding_type!r}; use 'positional', 'fourier' or 'learned'"
+        )
 
     def forward(
         self,
@@ -200,24 +174,13 @@ class UNet2DModel(Model):
             class_labels: `[B]` class numbers, or what `class_embed_type` says.
 
         Raises:
-            ValueError: class labels missing, or given to a model without classes.
+            ValueError: class labels missing, or given to a model without classes; another height or width.
         """
+        self._check_size(sample)
         config = self.config
         if config.center_input_sample:
             sample = 2 * sample - 1
-        if not isinstance(timestep, paddle.Tensor):
-            timestep = paddle.to_tensor([timestep])
-        timesteps = timestep.reshape([-1]).expand([sample.shape[0]])  # [B]
-
-        temb = self.time_embedding(self.time_proj(timesteps).astype(sample.dtype))
-        if self.class_embedding is not None:
-            if class_labels is None:
-                raise ValueError("this model is class-conditional: give class_labels")
-            if config.class_embed_type == "timestep":
-                class_labels = self.time_proj(class_labels).astype(sample.dtype)
-            temb = temb + self.class_embedding(class_labels).astype(sample.dtype)
-        elif class_labels is not None:
-            raise ValueError("class_labels given, but this model has no classes (num_class_embeds)")
+        temb, timesteps = self._embed(sample, timestep, class_labels)
 
         hidden_states = self.conv_in(sample)
         skips = [hidden_states]

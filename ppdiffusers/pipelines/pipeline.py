@@ -7,7 +7,7 @@ import inspect
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Dict, List, Optional, Type, TypeVar, Union
+from typing import Any, Callable, ClassVar, Dict, Iterator, List, Optional, Tuple, Type, TypeVar, Union
 
 import numpy as np
 import paddle
@@ -23,12 +23,24 @@ Self = TypeVar("Self", bound="DiffusionPipeline")
 
 INDEX_FILE = "model_index.json"
 
+# callback(pipeline, step from 0, timestep, {"latents": ...}); what it returns may replace the latents.
+StepCallback = Callable[["DiffusionPipeline", int, float, Dict[str, paddle.Tensor]], Optional[Dict[str, Any]]]
+
 # What a model_index.json may name, and where it is here. Nothing else is ever imported for one.
 _LIBRARIES = ("ppdiffusers", "diffusers", "paddlenlp.transformers", "transformers")
 _COMPONENTS = {
+    "AutoencoderKL": "ppdiffusers.models",
+    "LDMBertModel": "ppdiffusers.models",
+    "UNet2DConditionModel": "ppdiffusers.models",
     "UNet2DModel": "ppdiffusers.models",
     "VQModel": "ppdiffusers.models",
     "DDIMScheduler": "ppdiffusers.schedulers",
+    "DDPMScheduler": "ppdiffusers.schedulers",
+    "DPMSolverMultistepScheduler": "ppdiffusers.schedulers",
+    "EulerAncestralDiscreteScheduler": "ppdiffusers.schedulers",
+    "EulerDiscreteScheduler": "ppdiffusers.schedulers",
+    "LMSDiscreteScheduler": "ppdiffusers.schedulers",
+    "PNDMScheduler": "ppdiffusers.schedulers",
 }
 _PIPELINES = {
     "LDMSuperResolutionPipeline": "ppdiffusers.pipelines.super_resolution",
@@ -52,7 +64,7 @@ class DenoisingProgress:
 
     step: int
     total: int
-    timestep: int
+    timestep: float
     latents: paddle.Tensor
     output: Any = None
 
@@ -187,6 +199,33 @@ class DiffusionPipeline:
         if eta and "eta" not in accepted:
             warnings.warn(f"{type(self.scheduler).__name__} has no eta: {eta} is ignored", stacklevel=4)
         return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in accepted}
+
+    def _denoise(
+        self,
+        noise: paddle.Tensor,
+        predict: Callable[[paddle.Tensor, float], paddle.Tensor],
+        num_inference_steps: int,
+        eta: float,
+        stream: Any,
+        callback: Optional[StepCallback],
+    ) -> Iterator[Tuple[float, paddle.Tensor]]:
+        """The loop of every pipeline: timestep and latents after every step.
+
+        `predict(latents, timestep)` is the model on latents that the scheduler has scaled; conditions
+        are its own business, and no scheduler ever scales them.
+        """
+        scheduler = self.scheduler
+        scheduler.set_timesteps(num_inference_steps)
+        arguments = self._step_arguments(eta, stream)
+        latents = noise * scheduler.init_noise_sigma
+        for index, timestep in enumerate(scheduler.timesteps.tolist()):
+            with paddle.no_grad():
+                prediction = predict(scheduler.scale_model_input(latents, timestep), timestep).astype("float32")
+                latents = scheduler.step(prediction, timestep, latents, **arguments).prev_sample
+            if callback is not None:
+                changed = callback(self, index, timestep, {"latents": latents})
+                latents = (changed or {}).get("latents", latents)
+            yield timestep, latents
 
     def __repr__(self) -> str:
         parts = "".join(f"\n  {name}: {type(part).__name__}" for name, part in self.components.items())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+import functools
+from typing import Any, Iterator, List, Optional
 
 import numpy as np
 import paddle
@@ -14,14 +15,13 @@ from ppdiffusers.pipelines.pipeline import (
     DenoisingProgress,
     DiffusionPipeline,
     ImagePipelineOutput,
+    StepCallback,
     check_latents,
     check_output_type,
     to_output,
 )
 from ppdiffusers.random import as_generators, randn_tensor
 from ppdiffusers.schedulers.scheduler import Scheduler
-
-StepCallback = Callable[["LDMSuperResolutionPipeline", int, int, Dict[str, paddle.Tensor]], Optional[Dict[str, Any]]]
 
 
 class LDMSuperResolutionPipeline(DiffusionPipeline):
@@ -128,7 +128,8 @@ class LDMSuperResolutionPipeline(DiffusionPipeline):
         if same_size:
             streams = [generators]
 
-        finished, total = 0, len(batches) * num_inference_steps
+        self.scheduler.set_timesteps(num_inference_steps)
+        finished, total = 0, len(batches) * len(self.scheduler.timesteps)  # some schedulers take extra steps
         upscaled: List[np.ndarray] = []
         with self._progress_bar(total) as bar:
             for batch, stream in zip(batches, streams):
@@ -141,8 +142,9 @@ class LDMSuperResolutionPipeline(DiffusionPipeline):
                     noise = paddle.concat([noise, noise[transparent]])
                     if isinstance(stream, list):
                         stream = stream + [copy.deepcopy(stream[i]) for i in transparent]
-                for step in self._denoise(condition, noise, num_inference_steps, eta, stream, callback_on_step_end):
-                    timestep, current = step
+                predict = functools.partial(self._predict, condition)
+                steps = self._denoise(noise, predict, num_inference_steps, eta, stream, callback_on_step_end)
+                for timestep, current in steps:
                     finished += 1
                     bar.update()
                     if finished < total:
@@ -183,31 +185,9 @@ class LDMSuperResolutionPipeline(DiffusionPipeline):
         shape = [count, self._latent_channels, *condition.shape[2:]]
         return randn_tensor(shape, stream) if latents is None else check_latents(latents, shape)
 
-    def _denoise(
-        self,
-        condition: paddle.Tensor,
-        noise: paddle.Tensor,
-        num_inference_steps: int,
-        eta: float,
-        stream: Any,
-        callback: Optional[StepCallback],
-    ) -> Iterator[Tuple[int, paddle.Tensor]]:
-        """Timestep and latents after every step."""
-        scheduler = self.scheduler
-        scheduler.set_timesteps(num_inference_steps)
-        arguments = self._step_arguments(eta, stream)
-        latents = noise * scheduler.init_noise_sigma
-        for index, timestep in enumerate(scheduler.timesteps):
-            with paddle.no_grad():
-                # Only the latents are scaled: the picture is a condition, not a noisy sample.
-                scaled = scheduler.scale_model_input(latents, timestep)
-                sample = paddle.concat([scaled, condition], axis=1).astype(self.unet.dtype)
-                prediction = self.unet(sample, timestep).sample.astype("float32")
-                latents = scheduler.step(prediction, timestep, latents, **arguments).prev_sample
-            if callback is not None:
-                changed = callback(self, index, int(timestep), {"latents": latents})
-                latents = (changed or {}).get("latents", latents)
-            yield int(timestep), latents
+    def _predict(self, condition: paddle.Tensor, latents: paddle.Tensor, timestep: float) -> paddle.Tensor:
+        sample = paddle.concat([latents, condition], axis=1).astype(self.unet.dtype)
+        return self.unet(sample, timestep)[0]
 
     @paddle.no_grad()
     def decode_latents(self, latents: paddle.Tensor) -> np.ndarray:

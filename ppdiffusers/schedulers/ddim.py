@@ -17,6 +17,8 @@ from ppdiffusers.schedulers.scheduler import (
     Scheduler,
     Timestep,
     read_prediction,
+    require_same_shape,
+    require_thresholding,
     step_noise,
     threshold_dynamically,
     widened,
@@ -100,10 +102,7 @@ class DDIMScheduler(Scheduler):
     ):
         require_one_of("prediction_type", prediction_type, PREDICTION_TYPES)
         require_one_of("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
-        if thresholding and not 0 <= dynamic_thresholding_ratio <= 1:
-            raise ValueError(f"dynamic_thresholding_ratio {dynamic_thresholding_ratio} is not between 0 and 1")
-        if thresholding and not sample_max_value >= 1:
-            raise ValueError(f"sample_max_value {sample_max_value} is less than 1, the least bound of thresholding")
+        require_thresholding(thresholding, dynamic_thresholding_ratio, sample_max_value)
         self._set_noise_schedule()
         self.final_alpha_cumprod = 1.0 if set_alpha_to_one else float(self.alphas_cumprod[0])
 
@@ -117,12 +116,6 @@ class DDIMScheduler(Scheduler):
         """
         super().set_timesteps(num_inference_steps)
         alphas_cumprod = self.alphas_cumprod[self.timesteps].tolist()
-        if self.config.prediction_type == "epsilon" and alphas_cumprod[0] == 0:
-            self.num_inference_steps = None
-            raise ValueError(
-                f"timestep {self.timesteps[0]} has no signal (rescale_betas_zero_snr): x_0 cannot be had from a "
-                "predicted epsilon there; use a v_prediction model, or timestep_spacing 'leading' with fewer steps"
-            )
         # Pairs (alpha_t, alpha_{t-1}): where a step leads is fixed here and never derived from t again.
         self._alphas = list(zip(alphas_cumprod, alphas_cumprod[1:] + [self.final_alpha_cumprod]))
 
@@ -163,9 +156,7 @@ class DDIMScheduler(Scheduler):
             raise ValueError(f"eta {eta} is not between 0 (deterministic) and 1 (the noise of DDPM)")
         if generator is not None and variance_noise is not None:
             raise ValueError("both generator and variance_noise were given; give one of them")
-        for name, tensor in (("model_output", model_output), ("variance_noise", variance_noise)):
-            if tensor is not None and list(tensor.shape) != list(sample.shape):
-                raise ValueError(f"{name} has shape {list(tensor.shape)}, sample {list(sample.shape)}; they must agree")
+        require_same_shape(sample, model_output=model_output, variance_noise=variance_noise)
 
         x_t, output = widened(sample), widened(model_output)
         noise = None

@@ -2,17 +2,20 @@
 
 Notation, here and in the schedulers: alphas are 1 - betas and `alphas_cumprod` their running product
 (the alpha of arXiv 2010.02502, the alpha-bar of arXiv 2006.11239); x_t has variance
-1 - alphas_cumprod[t] of noise.
+1 - alphas_cumprod[t] of noise. A sigma is the ratio of noise to signal (that of arXiv 2206.00364),
+sqrt((1 - alphas_cumprod) / alphas_cumprod).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
+SIGMA_SPACINGS = ("karras", "exponential", "beta")
 
 
 def require_one_of(name: str, value: object, accepted: Sequence[str]) -> None:
@@ -32,8 +35,9 @@ def make_betas(
 
     Args:
         schedule: `linear` (arXiv 2006.11239), `scaled_linear` (linear in the square root, that of
-            latent diffusion) or `squaredcos_cap_v2` (arXiv 2102.09672, equation 17, betas capped at 0.999;
-            beta_start and beta_end have no part in it).
+            latent diffusion), `squaredcos_cap_v2` (arXiv 2102.09672, equation 17, betas capped at 0.999;
+            beta_start and beta_end have no part in it) or `sigmoid` (a logistic curve from -6 to 6
+            between them, that of GeoDiff, arXiv 2203.02923).
         trained_betas: the variances themselves, instead of a schedule.
 
     Raises:
@@ -51,6 +55,8 @@ def make_betas(
         betas = np.linspace(beta_start, beta_end, num_train_timesteps)
     elif schedule == "scaled_linear":
         betas = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps) ** 2
+    elif schedule == "sigmoid":
+        betas = beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-6, 6, num_train_timesteps)))
     else:
         times = np.arange(num_train_timesteps + 1) / num_train_timesteps
         alphas_cumprod = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -101,3 +107,48 @@ def spaced_timesteps(
                 f"{timesteps[-1]:.0f} of 0 ... {total - 1}; take fewer steps or another steps_offset"
             )
     return timesteps[::-1].astype(np.int64)
+
+
+def spaced_sigmas(spacing: str, sigma_max: float, sigma_min: float, count: int) -> np.ndarray:
+    """`count` sigmas from sigma_max down to sigma_min, float64.
+
+    `karras` is equation 5 of arXiv 2206.00364 with rho 7, `exponential` even in the logarithm, and
+    `beta` the quantiles of Beta(0.6, 0.6), dense at both ends (arXiv 2407.12173).
+    """
+    require_one_of("sigma spacing", spacing, SIGMA_SPACINGS)
+    ramp = np.linspace(0, 1, count)
+    if spacing == "karras":
+        rho = 7.0
+        sigmas = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    elif spacing == "exponential":
+        sigmas = np.exp(math.log(sigma_max) + ramp * (math.log(sigma_min) - math.log(sigma_max)))
+    else:
+        sigmas = sigma_min + _beta_quantiles(1 - ramp, 0.6) * (sigma_max - sigma_min)
+    # A last bit off, and a step between equal sigmas would not be the step of length zero that it is.
+    sigmas[-1] = sigma_min
+    sigmas[0] = sigma_max
+    return sigmas
+
+
+def timesteps_of_sigmas(sigmas: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Where sigmas stand in the training's `table` (rising, one a timestep), interpolated in the logarithm."""
+    return np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
+
+
+def _beta_quantiles(probabilities: np.ndarray, a: float) -> np.ndarray:
+    """Quantiles of the symmetric Beta(a, a): bisection on its distribution function's power series.
+
+    The series x^a sum_k (1 - a)_k / (k! (a + k)) x^k converges like 2^-k on the lower half; the upper is its mirror.
+    """
+    coefficients, term = [], 1.0
+    for k in range(60):
+        coefficients.append(term / (a + k))
+        term *= (1 - a + k) / (k + 1)
+    whole = math.gamma(a) ** 2 / math.gamma(2 * a)
+    lower = np.minimum(probabilities, 1 - probabilities)
+    low, high = np.zeros_like(lower), np.full_like(lower, 0.5)
+    for _ in range(100):
+        middle = (low + high) / 2
+        below = middle**a * np.polynomial.polynomial.polyval(middle, coefficients) / whole < lower
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(probabilities > 0.5, 1 - high, high)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 
 import numpy as np
 
-from ppdiffusers.config import Configurable, FrozenConfig, PathLike
+from ppdiffusers.config import ConfigError, Configurable, PathLike
+from ppdiffusers.outputs import Output
 from ppdiffusers.random import Generator, Streams, randn_tensor
 from ppdiffusers.schedulers.noise_schedule import make_betas, rescale_to_zero_terminal_snr, spaced_timesteps
 
@@ -37,6 +39,23 @@ FAMILY_CONFIG_KEYS = frozenset(
     solver_order solver_type algorithm_type lower_order_final euler_at_final lambda_min_clipped
     """.split()
 )
+# Keys that say how the model was trained, with the value that every scheduler can do: one that does not
+# have the key refuses another value, where it merely carries the options of other samplers.
+MODEL_CONFIG_KEYS = {"rescale_betas_zero_snr": False, "use_flow_sigmas": False, "timestep_type": "discrete"}
+
+
+@dataclass
+class SchedulerOutput(Output):
+    """One step's result.
+
+    Attributes:
+        prev_sample: the sample at the next timestep, `[B, ...]`.
+        pred_original_sample: the predicted x_0, clipped as the config says, `[B, ...]`; None where a
+            scheduler has none.
+    """
+
+    prev_sample: Array
+    pred_original_sample: Array | None = None
 
 
 class Scheduler(Configurable):
@@ -49,7 +68,8 @@ class Scheduler(Configurable):
 
     Attributes:
         betas, alphas, alphas_cumprod: float64 numpy, `[num_train_timesteps]`.
-        timesteps: int64 numpy, from the noisiest down; all of them until `set_timesteps`.
+        timesteps: numpy, from the noisiest down; all of them until `set_timesteps`. int64, but float32
+            where a scheduler goes between the training's timesteps.
         num_inference_steps: None until `set_timesteps`.
         init_noise_sigma: standard deviation of the noise that a run starts from.
         order: model calls a step.
@@ -66,6 +86,7 @@ class Scheduler(Configurable):
     init_noise_sigma: float = 1.0
     num_inference_steps: int | None = None
     timesteps: np.ndarray
+    _next: int | None = None  # where a run of a scheduler that remembers goes on; None before its first step
 
     def _set_noise_schedule(self) -> None:
         """betas, alphas and alphas_cumprod from the config's keys, and the whole of it as timesteps."""
@@ -74,13 +95,36 @@ class Scheduler(Configurable):
         betas = make_betas(config.beta_schedule, config.beta_start, config.beta_end, total, config.trained_betas)
         if config.trained_betas is not None:  # an array is neither frozen nor JSON
             values = tuple(float(beta) for beta in config.trained_betas)
-            self._config = FrozenConfig({**config, "trained_betas": values})
+            self._config = config._updated({"trained_betas": values})
         if config.get("rescale_betas_zero_snr", False):
             betas = rescale_to_zero_terminal_snr(betas)
         self.betas = betas
         self.alphas = 1 - betas
         self.alphas_cumprod = np.cumprod(self.alphas)
         self.timesteps = np.arange(total, dtype=np.int64)[::-1].copy()
+
+    @classmethod
+    def from_config(cls: type[Self], config: Mapping[str, Any] | PathLike, **overrides: Any) -> Self:
+        """Build from a mapping, a JSON file, or another scheduler's `config`; keyword arguments win.
+
+        Values that were given to the other scheduler are taken over, its class's own defaults are
+        not. Options of its sampler that this one lacks are kept for the way back.
+
+        Raises:
+            ConfigError: a key that no scheduler of the family knows, or a value that says how the model
+                was trained and that this scheduler cannot do.
+        """
+        if not isinstance(config, Mapping):
+            config = cls.load_config(config)
+        if "predict_epsilon" in config:  # the first releases' way to say prediction_type
+            overrides = {"prediction_type": "epsilon" if config["predict_epsilon"] else "sample", **overrides}
+            config = {key: value for key, value in config.items() if key != "predict_epsilon"}
+        scheduler = super().from_config(config, **overrides)
+        for key, common in MODEL_CONFIG_KEYS.items():
+            value = scheduler.config.get(key, common)
+            if value != common and key not in cls.config_keys():
+                raise ConfigError(f"{cls.__name__} cannot do {key} {value!r}, which the model was trained with")
+        return scheduler
 
     @classmethod
     def from_pretrained(cls: type[Self], folder: PathLike, subfolder: str | None = None) -> Self:
@@ -103,14 +147,29 @@ class Scheduler(Configurable):
 
         Raises:
             TypeError: not an integer.
-            ValueError: less than one step, or more than the model was trained on.
+            ValueError: less than one step, or more than the model was trained on; or a first timestep
+                without any signal, where noise is all that an epsilon model could predict.
         """
+        count = self._checked_steps(num_inference_steps)
+        timesteps = spaced_timesteps(self.config.timestep_spacing, len(self), count, self.config.steps_offset)
+        if self.config.prediction_type == "epsilon" and self.alphas_cumprod[timesteps[0]] == 0:
+            raise ValueError(
+                f"timestep {timesteps[0]} has no signal (rescale_betas_zero_snr): x_0 cannot be had from a predicted "
+                "epsilon there; use a v_prediction model, or timestep_spacing 'leading' with fewer steps"
+            )
+        self._start_run(count, timesteps)
+
+    def _checked_steps(self, num_inference_steps: Any) -> int:
         count = _step_count("num_inference_steps", num_inference_steps)
         if count > len(self):
             raise ValueError(f"num_inference_steps {count} is more than the {len(self)} that the model was trained on")
-        self.timesteps = spaced_timesteps(self.config.timestep_spacing, len(self), count, self.config.steps_offset)
+        return count
+
+    def _start_run(self, count: int, timesteps: np.ndarray) -> None:
+        self.timesteps = timesteps
         self.num_inference_steps = count
-        self._position = {timestep: index for index, timestep in enumerate(self.timesteps.tolist())}
+        self._position = {timestep: index for index, timestep in enumerate(timesteps.tolist())}
+        self._next = None
 
     def position(self, timestep: Timestep) -> int:
         """Where in `timesteps` a timestep stands: an integer, or an array or tensor that holds one.
@@ -120,13 +179,34 @@ class Scheduler(Configurable):
         """
         if self.num_inference_steps is None:
             raise ValueError("call set_timesteps(num_inference_steps) before the first step")
-        value = timestep.item() if hasattr(timestep, "item") else timestep
+        value = plain_number(timestep)
         if value not in self._position:
             raise ValueError(
                 f"timestep {value} is not in this schedule of {self.num_inference_steps} steps; "
                 "take the timesteps from scheduler.timesteps"
             )
         return self._position[value]
+
+    def _in_order(self, timestep: Timestep) -> int:
+        """`position`, for schedulers that remember earlier steps: a run begins anywhere, then follows `timesteps`.
+
+        The caller sets `_next` once its step is done.
+
+        Raises:
+            ValueError: a timestep that is not the next one, or as `position`.
+        """
+        if self.num_inference_steps is None or self._next is None:
+            return self.position(timestep)
+        value = plain_number(timestep)
+        if self._next == len(self.timesteps):
+            raise ValueError(f"timestep {value} comes after the last step; call set_timesteps before another run")
+        expected = self.timesteps[self._next].item()
+        if value != expected:
+            raise ValueError(
+                f"timestep {value} is out of order: the next one is {expected}, and {type(self).__name__} "
+                "builds on the steps before; call set_timesteps before another run"
+            )
+        return self._next
 
     def step(self, model_output: Array, timestep: Timestep, sample: Array, *args: Any, **kwargs: Any) -> Any:
         """From the sample at `timestep` to that at the next one; each scheduler has its own options.
@@ -180,6 +260,27 @@ class Scheduler(Configurable):
         return as_array_like(np.sqrt(alphas_cumprod), like), as_array_like(np.sqrt(1 - alphas_cumprod), like)
 
 
+def signal_and_spread(sigma: float) -> tuple[float, float]:
+    """Factors of x_0 and noise, squares adding up to 1, whose ratio is sigma."""
+    signal = 1 / math.sqrt(1 + sigma * sigma)
+    return signal, sigma * signal
+
+
+def require_same_shape(sample: Array, **arrays: Array | None) -> None:
+    """Raises ValueError, with the name, for an array (None is passed over) that is not shaped as the sample."""
+    for name, array in arrays.items():
+        if array is not None and list(array.shape) != list(sample.shape):
+            raise ValueError(f"{name} has shape {list(array.shape)}, sample {list(sample.shape)}; they must agree")
+
+
+def require_thresholding(thresholding: bool, ratio: float, max_value: float) -> None:
+    """Raises ValueError for options that `threshold_dynamically` cannot take."""
+    if thresholding and not 0 <= ratio <= 1:
+        raise ValueError(f"dynamic_thresholding_ratio {ratio} is not between 0 and 1")
+    if thresholding and not max_value >= 1:
+        raise ValueError(f"sample_max_value {max_value} is less than 1, the least bound of thresholding")
+
+
 def read_prediction(
     prediction_type: str, model_output: Array, sample: Array, signal: float, spread: float
 ) -> tuple[Array, Array]:
@@ -215,12 +316,8 @@ def threshold_dynamically(x0: Array, ratio: float, max_value: float) -> Array:
     return (library.maximum(library.minimum(flat, bound), -bound) / bound).reshape(x0.shape)
 
 
-def step_noise(sample: paddle.Tensor, generator: Streams) -> paddle.Tensor:
-    """Noise for one step, in the sample's shape.
-
-    Raises:
-        TypeError: a seed or a foreign generator, which would start anew and give every step the same noise.
-    """
+def require_running(generator: Streams) -> None:
+    """Raises TypeError for a seed or a foreign generator: it would start anew and give every step the same noise."""
     streams = generator if isinstance(generator, (list, tuple)) else [generator]
     for stream in streams:
         if generator is not None and not isinstance(stream, Generator):
@@ -228,6 +325,13 @@ def step_noise(sample: paddle.Tensor, generator: Streams) -> paddle.Tensor:
                 f"a step draws from a running ppdiffusers.Generator, not from {stream!r}; "
                 "make it once, before the first step, with ppdiffusers.random.as_generators"
             )
+
+
+def step_noise(sample: Array, generator: Streams) -> Array:
+    """Noise for one step, shaped and typed as the sample; raises as `require_running`."""
+    require_running(generator)
+    if isinstance(sample, np.ndarray):
+        return randn_tensor(sample.shape, generator).numpy().astype(sample.dtype)
     return randn_tensor(sample.shape, generator, sample.dtype)
 
 
@@ -243,6 +347,11 @@ def as_array_like(values: np.ndarray, like: Array) -> Array:
     import paddle
 
     return paddle.to_tensor(values).astype(like.dtype)
+
+
+def plain_number(timestep: Timestep) -> int | float:
+    """A timestep as Python's int or float, whatever holds it."""
+    return timestep.item() if hasattr(timestep, "item") else timestep  # type: ignore[return-value]
 
 
 def _step_count(name: str, value: Any) -> int:

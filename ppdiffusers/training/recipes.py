@@ -37,8 +37,9 @@ TINY_SR_SCHEDULER: Dict[str, Any] = {
     "beta_end": 0.0155,
     "beta_schedule": "scaled_linear",
     "clip_sample": False,
-    "set_alpha_to_one": False,
+    "set_alpha_to_one": True,  # False would leave the first timestep's noise, 0.04, in the result
     "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",  # begins at pure noise, so that few steps are enough
 }
 
 
@@ -77,7 +78,7 @@ class SuperResolutionRecipe:
 
     model: Dict[str, Any] = field(default_factory=lambda: dict(TINY_SR_UNET))
     scheduler: Dict[str, Any] = field(default_factory=lambda: dict(TINY_SR_SCHEDULER))
-    steps: int = 10_000
+    steps: int = 8_000
     batch_size: int = 16
     crop_size: int = 64
     learning_rate: float = 1e-3

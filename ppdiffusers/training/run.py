@@ -62,8 +62,9 @@ class Run:
         decay = min(recipe.ema_decay, (1 + self.step) / (10 + self.step))
         with paddle.no_grad():
             for name, value in self.model.state_dict().items():
-                average = self.averages[name]
-                paddle.assign(average * decay + value * (1 - decay), average)
+                if not value.stop_gradient:  # what is frozen must not drift by rounding
+                    average = self.averages[name]
+                    paddle.assign(average * decay + value * (1 - decay), average)
         self._rows.append({"loss": float(loss), **{name: float(value) for name, value in logged.items()}})
 
     def reset_average(self, name: str) -> None:

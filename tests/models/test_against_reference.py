@@ -1,33 +1,12 @@
 """Same weights, same inputs: within 2e-5 of diffusers' largest output, for every option that configs use."""
 
-from pathlib import Path
-
 import configurations
 import numpy as np
 import paddle
 import pytest
+from reference import GOLDEN, TOLERANCE, fill, relative_difference
 
 from ppdiffusers import UNet2DModel, VQModel
-from ppdiffusers.models.model import linear_weights
-
-GOLDEN = Path(__file__).parent / "golden"
-TOLERANCE = 2e-5
-
-
-def fill(model, seed):
-    transposed = linear_weights(model)
-    state = model.state_dict()
-    shapes = {k: tuple(v.shape)[::-1] if k in transposed else tuple(v.shape) for k, v in state.items()}
-    weights = configurations.torch_layout_weights(shapes, seed)
-    for name, value in state.items():
-        value.set_value(weights[name].T if name in transposed else weights[name])
-    return model.eval()
-
-
-def relative_difference(ours, reference):
-    ours = ours.numpy()
-    assert ours.shape == reference.shape
-    return np.abs(ours - reference).max() / np.abs(reference).max()
 
 
 @pytest.mark.parametrize("seed, name", list(enumerate(configurations.UNETS)))

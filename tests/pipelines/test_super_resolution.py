@@ -10,7 +10,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from ppdiffusers import DiffusionPipeline, Generator, ImageError, LDMSuperResolutionPipeline
+from ppdiffusers import DDIMScheduler, DiffusionPipeline, Generator, ImageError, LDMSuperResolutionPipeline
 from ppdiffusers.pipelines import DenoisingProgress, ImagePipelineOutput
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -58,6 +58,15 @@ def test_a_folder_saved_by_diffusers_gives_diffusers_picture(saved, low_resoluti
     reference = pipeline.vqvae.quantize.nearest(paddle.to_tensor(REFERENCE["latents"])).numpy()
     if np.array_equal(ours, reference):
         assert difference.max() <= 1
+
+
+def test_the_published_models_prediction_type(low_resolution):
+    """Noise prediction, as CompVis trained; an untrained network's latents run far off, so relative to them."""
+    pipeline = LDMSuperResolutionPipeline.from_pretrained(GOLDEN / "safetensors")
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type="epsilon")
+    latents = pipeline(low_resolution, num_inference_steps=20, generator=42, output_type="latent").images.numpy()
+    reference = REFERENCE["epsilon_latents"]
+    assert np.abs(latents - reference).max() < 1e-5 * np.abs(reference).max()
 
 
 @pytest.mark.parametrize("safe_serialization", [True, False])

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from slow_schedulers import difference, slow_alphas, slow_restrict, slow_timesteps
 
 from ppdiffusers.random import Generator
 from ppdiffusers.schedulers import DDIMScheduler
@@ -35,58 +36,6 @@ CASES = {case["name"]: case for case in json.loads(str(GOLDEN["cases"]))}
 
 
 # The paper, one number at a time: Python floats, no numpy, nothing of the package.
-
-
-def slow_alphas(config):
-    total = config.get("num_train_timesteps", 1000)
-    first, last = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
-    schedule = config.get("beta_schedule", "linear")
-    alphas, product = [], 1.0
-    for i in range(total):
-        fraction = i / (total - 1)
-        if config.get("trained_betas"):
-            beta = config["trained_betas"][i]
-        elif schedule == "linear":
-            beta = first + fraction * (last - first)
-        elif schedule == "scaled_linear":
-            beta = (math.sqrt(first) + fraction * (math.sqrt(last) - math.sqrt(first))) ** 2
-        else:
-            here, there = (math.cos((k / total + 0.008) / 1.008 * math.pi / 2) ** 2 for k in (i, i + 1))
-            beta = min(1 - there / here, 0.999)
-        product *= 1 - beta
-        alphas.append(product)
-    if config.get("rescale_betas_zero_snr"):
-        low, high = math.sqrt(alphas[-1]), math.sqrt(alphas[0])
-        alphas = [((math.sqrt(alpha) - low) * high / (high - low)) ** 2 for alpha in alphas]
-    return alphas
-
-
-def slow_timesteps(config, steps):
-    total = config.get("num_train_timesteps", 1000)
-    spacing = config.get("timestep_spacing", "leading")
-    timesteps = []
-    for i in range(steps):
-        if spacing == "leading":
-            timesteps.append(i * (total // steps) + config.get("steps_offset", 0))
-        elif spacing == "linspace":
-            timesteps.append(round(i * (total - 1) / (steps - 1)))
-        else:
-            timesteps.append(round(total - (steps - 1 - i) * total / steps) - 1)
-    return timesteps[::-1]
-
-
-def slow_restrict(image, config):
-    if config.get("thresholding"):
-        sizes = sorted(abs(value) for value in image)
-        place = config.get("dynamic_thresholding_ratio", 0.995) * (len(sizes) - 1)
-        low = math.floor(place)
-        bound = sizes[low] + (place - low) * (sizes[min(low + 1, len(sizes) - 1)] - sizes[low])
-        bound = min(max(bound, 1.0), config.get("sample_max_value", 1.0))
-        return [max(-bound, min(bound, value)) / bound for value in image]
-    if config.get("clip_sample", True):
-        edge = config.get("clip_sample_range", 1.0)
-        return [max(-edge, min(edge, value)) for value in image]
-    return image
 
 
 def slow_step(image, noise, a, a_prev, t, config, eta, again):
@@ -142,11 +91,6 @@ def our_ddim(config, steps, eta=0.0, again=False):
         x = scheduler.step(output, t, x, eta, again, variance_noise=noise).prev_sample
         trajectory.append(x.numpy())
     return scheduler.timesteps.tolist(), np.stack(trajectory)
-
-
-def difference(ours, other):
-    """The largest deviation of the whole trajectory, as a part of the largest value."""
-    return np.abs(ours - other).max() / np.abs(other).max()
 
 
 def assert_follows_paper(config, steps, eta=0.0, again=False):

@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from ppdiffusers.schedulers.noise_schedule import make_betas, rescale_to_zero_terminal_snr, spaced_timesteps
+from ppdiffusers.schedulers.noise_schedule import (
+    make_betas,
+    rescale_to_zero_terminal_snr,
+    spaced_sigmas,
+    spaced_timesteps,
+    timesteps_of_sigmas,
+)
 
 
 def test_linear_betas_are_evenly_spaced_and_scaled_ones_in_the_root():
@@ -80,3 +86,37 @@ def test_every_number_of_steps_gives_that_many_different_timesteps_downwards(spa
 def test_an_offset_that_leads_out_of_the_training_steps_is_refused(steps, offset):
     with pytest.raises(ValueError, match=f"{steps} steps with steps_offset {offset}.*of 0 ... 999"):
         spaced_timesteps("leading", 1000, steps, offset)
+
+
+def test_sigmoid_betas_are_a_logistic_curve():
+    betas = make_betas("sigmoid", 0.1, 0.3, 3)
+    assert betas == pytest.approx([0.1 + 0.2 / (1 + math.exp(6)), 0.2, 0.1 + 0.2 / (1 + math.exp(-6))], rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "middle"),
+    [
+        ("karras", ((14.0 ** (1 / 7) + 0.03 ** (1 / 7)) / 2) ** 7),
+        ("exponential", math.sqrt(14.0 * 0.03)),
+        ("beta", (14.0 + 0.03) / 2),
+    ],
+)
+def test_sigmas_by_their_ends_and_middle(spacing, middle):
+    sigmas = spaced_sigmas(spacing, 14.0, 0.03, 5)
+    assert (sigmas[0], sigmas[-1]) == (14.0, 0.03)
+    assert sigmas[2] == pytest.approx(middle, rel=1e-12)
+    assert (np.diff(sigmas) < 0).all()
+
+
+def test_beta_spacing_has_the_quantiles_of_the_beta_distribution():
+    # Integrating the density of Beta(0.6, 0.6) over x = sin(angle)^2, where it has no poles, gives the part back.
+    part = spaced_sigmas("beta", 1.0, 0.0, 9)[::-1]
+    angles = np.linspace(0, math.pi / 2, 400001)
+    density = (np.sin(angles) * np.cos(angles)) ** 0.2
+    whole = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    assert np.interp(np.arcsin(np.sqrt(part)), angles, whole / whole[-1]) == pytest.approx(np.arange(9) / 8, abs=1e-6)
+
+
+def test_timesteps_of_sigmas_are_between_their_neighbours_in_the_logarithm():
+    table = np.array([0.1, 0.4, 1.6])
+    assert timesteps_of_sigmas(np.array([1.6, 0.8, 0.2, 0.1]), table) == pytest.approx([2, 1.5, 0.5, 0], abs=1e-12)

@@ -1,0 +1,83 @@
+"""Every scheduler but DDIM against diffusers, where diffusers follows the papers, and where it does not.
+
+Where diffusers 0.42.1 differs from the formulas (golden values `differs-...`), and what is right:
+
+| case (golden values) | what diffusers does; what is done here |
+|---|---|
+| DDPM, beta_t as variance, trailing (ddpm-large-last) | noise on the final x_0 wherever t > 0; none in the last step |
+| DDPM fixed_large_log (ddpm-large-log) | the root of a negative logarithm, NaN; the deviation sqrt(beta_t) |
+| PNDM, v-prediction (pndm-v) | sums v's of several timesteps; an epsilon from each, at its own sample |
+| PNDM, linspace (pndm-linspace) | goes to t - T // n, not to the next timestep; pairs fixed beforehand |
+| PNDM, Runge-Kutta, T // n odd (pndm-odd) | sample and model differ by one timestep halfway; one middle |
+| PNDM from the middle (pndm-middle) | takes the second timestep for a doubled one, and lags; an Euler step |
+| LMS from the middle (lms-middle) | coefficients of four slopes where it has one; as many as there are |
+| Euler log_linear (euler-log-linear) | sigmas that are not the timesteps', ends short of 0; interpolates there |
+| DPM, Karras (dpm-karras), Lu (dpm-lu) | rounds the timesteps: the model is told other sigmas; between them |
+| DPM, exponential (dpm-exponential) | cuts the timesteps' fractions off; between them, as its own Euler does |
+| DPM, third order (dpm-third, dpm-third-noise) | half the quadratic term, so second order; the whole integral |
+| DPM++ SDE, third order (dpm-third-sde) | a wrong sign in that term besides; the integral |
+| DPM, Karras, sigma_min, Heun (dpm-no-step) | a last step of length zero is 0 / 0, NaN; it stays where it is |
+| DPM, lambda clipped, trailing (dpm-clipped-trailing) | steps of T / n on fewer timesteps, not n of them; n steps |
+| DPM SDE on epsilon, third order | UnboundLocalError; the same integral |
+| DPM on epsilon, last sigma zero | refused; one first-order step, whose limit exists |
+| DPM, learned variance | keeps three channels of the output; as many as the sample has |
+| Euler, s_churn | adds noise after the model has seen the sample without it; not offered |
+| Euler, get_velocity | takes a place in the schedule for a training timestep; that timestep's sigma |
+| ancestral Euler and PNDM, x_0 prediction | refused; works |
+| a swap that loses zero-SNR betas, continuous timesteps or flow | silent; an error |
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from slow_schedulers import assert_follows_paper, difference, our_run, slow_run
+
+GOLDEN = np.load(Path(__file__).parent / "golden_family.npz")
+CASES = {case["name"]: case for case in json.loads(str(GOLDEN["cases"]))}
+DIFFERS = [name for name in CASES if name.startswith("differs")]
+MIDDLE = {"differs-pndm-middle": 4}  # steps, where timesteps has an entry more
+
+
+def arguments(name):
+    case = CASES[name]
+    return case["scheduler"], case["config"], case["steps"]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in DIFFERS])
+def test_golden_trajectory_of_diffusers(name):
+    timesteps, ours = our_run(*arguments(name), CASES[name]["begin"])
+    assert np.allclose(timesteps, GOLDEN[f"{name}.timesteps"], rtol=1e-5, atol=1e-3)
+    assert difference(ours[:, 0], GOLDEN[f"{name}.samples"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", DIFFERS)
+def test_diffusers_leaves_the_paper_where_the_table_says(name):
+    theirs = GOLDEN[f"{name}.samples"]
+    begin = CASES[name]["begin"]
+    _, expected = slow_run(*arguments(name), MIDDLE.get(name, begin))
+    if len(theirs) == len(expected) and not np.isnan(theirs).any():
+        assert difference(theirs, expected[:, 0]) > 2e-5
+    assert_follows_paper(*arguments(name), MIDDLE.get(name, begin), begin)
+
+
+@pytest.mark.parametrize("name", ["differs-ddpm-large-log", "differs-dpm-no-step"])
+def test_diffusers_is_nan_where_the_table_says(name):
+    assert np.isnan(GOLDEN[f"{name}.samples"]).any()
+
+
+def test_diffusers_takes_another_number_of_steps_where_the_table_says():
+    name = "differs-dpm-clipped-trailing"
+    assert len(GOLDEN[f"{name}.timesteps"]) != CASES[name]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rounded"),
+    [("differs-dpm-karras", np.round), ("differs-dpm-lu", np.round), ("differs-dpm-exponential", np.floor)],
+)
+def test_diffusers_rounds_timesteps_where_the_table_says(name, rounded):
+    ours, _ = our_run(*arguments(name))
+    assert GOLDEN[f"{name}.timesteps"].tolist() == rounded(ours).tolist() != ours

@@ -1,0 +1,397 @@
+"""What must hold for each scheduler alike: files, swaps, calls, order of steps, types."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import pickle
+
+import numpy as np
+import paddle
+import pytest
+from slow_schedulers import GROWING, LATENT
+
+import ppdiffusers
+from ppdiffusers.config import ConfigError
+from ppdiffusers.random import Generator
+
+NAMES = [
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+]
+REMEMBERING = ["PNDMScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler"]
+NOISY = {"DDIMScheduler": {"eta": 1.0}, "DDPMScheduler": {}, "EulerAncestralDiscreteScheduler": {}}
+SHAPE = [2, 3, 2, 2]
+
+# As published, with the keys of sister classes that such files carry.
+PUBLISHED = {
+    "PNDMScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "num_train_timesteps": 1000,
+        "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
+        "clip_sample": False,
+    },
+    "EulerDiscreteScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "interpolation_type": "linear", "num_train_timesteps": 1000, "prediction_type": "epsilon",
+        "sample_max_value": 1.0, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+        "timestep_spacing": "leading", "trained_betas": None, "use_karras_sigmas": False,
+    },
+    "EulerAncestralDiscreteScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "interpolation_type": "linear", "num_train_timesteps": 1000, "prediction_type": "epsilon",
+        "sample_max_value": 1.0, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+        "timestep_spacing": "trailing", "trained_betas": None,
+    },
+    "DDPMScheduler": {
+        "beta_end": 0.02, "beta_schedule": "squaredcos_cap_v2", "beta_start": 0.0001, "clip_sample": True,
+        "clip_sample_range": 1.0, "dynamic_thresholding_ratio": 0.95, "num_train_timesteps": 1000,
+        "prediction_type": "epsilon", "sample_max_value": 1.5, "thresholding": True, "trained_betas": None,
+        "variance_type": "learned_range",
+    },
+    "LMSDiscreteScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "num_train_timesteps": 1000,
+        "trained_betas": None,
+    },
+    "DPMSolverMultistepScheduler": {
+        "algorithm_type": "dpmsolver++", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "clip_sample": False, "dynamic_thresholding_ratio": 0.995, "lower_order_final": True,
+        "num_train_timesteps": 1000, "prediction_type": "v_prediction", "sample_max_value": 1.0,
+        "set_alpha_to_one": False, "skip_prk_steps": True, "solver_order": 2, "solver_type": "midpoint",
+        "steps_offset": 1, "thresholding": False, "trained_betas": None, "lambda_min_clipped": float("-inf"),
+        "variance_type": None, "use_flow_sigmas": False, "flow_shift": 1.0, "predict_epsilon": False,
+    },
+}  # fmt: skip
+
+
+def make(name, **config):
+    return getattr(ppdiffusers, name)(**{**LATENT, **config})
+
+
+def started(name, steps=6, **config):
+    scheduler = make(name, **config)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def walk(scheduler, x, timesteps, generator=None):
+    for t in timesteps:
+        x = scheduler.step(0.3 * scheduler.scale_model_input(x, t), t, x, generator=generator).prev_sample
+    return x
+
+
+# Configs, files, swaps.
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_loads(name, tmp_path):
+    values = {"_class_name": name, "_diffusers_version": "0.6.0", **PUBLISHED[name]}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(values))
+    scheduler = getattr(ppdiffusers, name).from_pretrained(tmp_path)
+    for key, value in PUBLISHED[name].items():
+        if key not in ("predict_epsilon", "prediction_type"):
+            assert scheduler.config[key] == value
+    assert scheduler.config.prediction_type == ("sample" if "predict_epsilon" in values else "epsilon")
+    scheduler.save_pretrained(tmp_path / "again")
+    assert getattr(ppdiffusers, name).from_pretrained(tmp_path / "again").config == scheduler.config
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.permutations(NAMES, 2))
+def test_a_swap_takes_what_was_given_and_not_the_defaults(first, second):
+    source = make(first, prediction_type="v_prediction")
+    target = getattr(ppdiffusers, second).from_config(source.config)
+    plain = make(second, prediction_type="v_prediction")
+    assert target.config == plain.config
+    back = getattr(ppdiffusers, first).from_config(target.config)
+    assert back.config == source.config
+    given = make(first, timestep_spacing="trailing", steps_offset=1)
+    target = getattr(ppdiffusers, second).from_config(given.config)
+    assert (target.config.timestep_spacing, target.config.steps_offset) == ("trailing", 1)
+
+
+def test_a_ddim_file_without_a_spacing_gives_euler_its_own(tmp_path):
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDIMScheduler", **LATENT}))
+    ddim = ppdiffusers.DDIMScheduler.from_pretrained(tmp_path)
+    assert ddim.config.timestep_spacing == "leading"
+    assert ppdiffusers.EulerDiscreteScheduler.from_config(ddim.config).config.timestep_spacing == "linspace"
+    ddim = ppdiffusers.DDIMScheduler.from_config(ddim.config, timestep_spacing="leading")
+    assert ppdiffusers.EulerDiscreteScheduler.from_config(ddim.config).config.timestep_spacing == "leading"
+
+
+def test_options_of_a_sampler_survive_a_round_trip_through_one_without_them():
+    config = {"use_karras_sigmas": True, "solver_order": 3, "algorithm_type": "sde-dpmsolver++"}
+    first = make("DPMSolverMultistepScheduler", **config)
+    config = first.config
+    for name in (*NAMES, "DPMSolverMultistepScheduler"):
+        scheduler = getattr(ppdiffusers, name).from_config(pickle.loads(pickle.dumps(config)))
+        config = scheduler.config
+        scheduler.set_timesteps(5)
+    assert config == first.config
+    # A carried option is not an option of the class that carries it.
+    ancestral = ppdiffusers.EulerAncestralDiscreteScheduler.from_config(config)
+    ancestral.set_timesteps(5)
+    assert np.array_equal(ancestral.sigmas, started("EulerAncestralDiscreteScheduler", 5).sigmas)
+
+
+def test_trained_betas_survive_a_swap():
+    betas = np.linspace(0.01, 0.3, 30, dtype=np.float32)
+    first = ppdiffusers.DDPMScheduler(num_train_timesteps=30, trained_betas=betas)
+    second = ppdiffusers.LMSDiscreteScheduler.from_config(first.config)
+    assert np.array_equal(first.betas, second.betas)
+    assert second.config.timestep_spacing == "linspace"
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "LMSDiscreteScheduler"])
+def test_a_swap_that_would_lose_how_the_model_was_trained_is_an_error(name):
+    source = make("DDIMScheduler", rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    with pytest.raises(ConfigError, match=f"{name} cannot do rescale_betas_zero_snr True"):
+        getattr(ppdiffusers, name).from_config(source.config)
+    source = make("EulerDiscreteScheduler", timestep_type="continuous", prediction_type="v_prediction")
+    with pytest.raises(ConfigError, match="cannot do timestep_type 'continuous'"):
+        getattr(ppdiffusers, name).from_config(source.config)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("DPMSolverMultistepScheduler", {"solver_order": 4}, "solver_order 4"),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "deis"}, "algorithm_type 'deis'.*sde-dpmsolver"),
+        ("DPMSolverMultistepScheduler", {"solver_type": "bh2"}, "solver_type 'bh2'"),
+        ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True}, "use_flow_sigmas.*not supported"),
+        ("DPMSolverMultistepScheduler", {"use_dynamic_shifting": True}, "use_dynamic_shifting.*not supported"),
+        ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction"}, "prediction_type 'flow_prediction'"),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver"}, "final_sigmas_type='sigma_min'"),
+        ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True, "use_karras_sigmas": True}, "exclude each other"),
+        ("DPMSolverMultistepScheduler", {"thresholding": True, "sample_max_value": 0.5}, "sample_max_value 0.5"),
+        ("DPMSolverMultistepScheduler", {"variance_type": "huge"}, "variance_type 'huge'"),
+        ("EulerDiscreteScheduler", {"final_sigmas_type": "one"}, "final_sigmas_type 'one'"),
+        ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "use_beta_sigmas": True}, "exclude each other"),
+        ("EulerDiscreteScheduler", {"interpolation_type": "cubic"}, "interpolation_type 'cubic'"),
+        ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "'continuous'.*v_prediction"),
+        ("EulerDiscreteScheduler", {"sigma_min": 0.1}, "sigma_min 0.1.*use_karras_sigmas"),
+        ("DDPMScheduler", {"variance_type": "small"}, "variance_type 'small'"),
+        ("DDPMScheduler", {"thresholding": True, "dynamic_thresholding_ratio": 2}, "dynamic_thresholding_ratio 2"),
+        *[(name, {"prediction_type": "v"}, "prediction_type 'v'") for name in NAMES],
+        *[(name, {"timestep_spacing": "even"}, "timestep_spacing 'even'") for name in NAMES],
+        *[(name, {"beta_schedule": "laplace"}, "beta_schedule 'laplace'") for name in NAMES],
+    ],
+)
+def test_wrong_arguments_of_the_constructor(name, config, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **config)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "steps", "message"),
+    [
+        *[(name, {}, 1001, "1001 is more than the 1000") for name in NAMES],
+        *[(name, {}, 0, "0 is less than 1") for name in NAMES],
+        ("DPMSolverMultistepScheduler", {}, 1000, "linspace spacing has 999 steps at most"),
+        ("DPMSolverMultistepScheduler", {"lambda_min_clipped": 3.0}, 50, "lambda_min_clipped 3.0 leaves"),
+        (
+            "EulerDiscreteScheduler",
+            {"use_karras_sigmas": True, "sigma_min": 0.001},
+            10,
+            "correct sigma_max and sigma_min",
+        ),
+        ("DDPMScheduler", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, 5, "999 has no signal"),
+    ],
+)
+def test_wrong_numbers_of_steps(name, config, steps, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **config).set_timesteps(steps)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_of_steps_runs(name):
+    for steps in (1, 2, 3, 999):
+        scheduler = started(name, steps)
+        assert scheduler.num_inference_steps == steps
+        assert scheduler.timesteps.dtype in (np.int64, np.float32)
+        if steps < 4:
+            assert np.isfinite(walk(scheduler, np.ones(SHAPE, np.float32), scheduler.timesteps)).all()
+
+
+# Calls.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_names_its_generator_and_takes_running_ones_only(name):
+    assert "generator" in inspect.signature(getattr(ppdiffusers, name).step).parameters
+    scheduler = started(name)
+    x, t = paddle.ones(SHAPE), scheduler.timesteps[0]
+    options = NOISY.get(name, {})
+    for wrong in (42, [1, 2]):
+        with pytest.raises(TypeError, match="as_generators"):
+            scheduler.step(x, t, x, generator=wrong, **options)
+    for right in (None, Generator(0), [Generator(0), Generator(1)]):
+        scheduler.set_timesteps(6)
+        assert np.isfinite(scheduler.step(x, t, x, generator=right, **options).prev_sample.numpy()).all()
+
+
+@pytest.mark.parametrize("name", [*NOISY, "DPMSolverMultistepScheduler"])
+def test_the_seed_fixes_the_noise_one_stream_an_image(name):
+    config = {"algorithm_type": "sde-dpmsolver++"} if name.startswith("DPM") else {}
+    options = NOISY.get(name, {})
+    x = paddle.to_tensor(np.random.RandomState(0).standard_normal(SHAPE).astype(np.float32))
+
+    def run(x, generator):
+        scheduler = started(name, **config)
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.3 * x, t, x, generator=generator, **options).prev_sample
+        return x.numpy()
+
+    together = run(x, [Generator(1), Generator(2)])
+    assert np.array_equal(together[:1], run(x[:1], [Generator(1)]))
+    assert np.array_equal(together[1:], run(x[1:], Generator(2)))
+    assert not np.array_equal(run(x, Generator(3)), run(x, Generator(4)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_by_name_and_tuple(name):
+    x = paddle.ones(SHAPE)
+    first, second = started(name), started(name)
+    t = first.timesteps[0]
+    output = first.step(x, t, x, generator=Generator(0))
+    as_tuple = second.step(x, t, x, generator=Generator(0), return_dict=False)
+    assert isinstance(as_tuple, tuple) and len(as_tuple) == len(output)
+    assert len(output) == (1 if name in ("PNDMScheduler", "DPMSolverMultistepScheduler") else 2)
+    assert np.array_equal(output.prev_sample.numpy(), as_tuple[0].numpy())
+
+
+@pytest.mark.parametrize("kind", ["number", "scalar", "array", "tensor", "single"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_timestep_is_any_kind_of_number(name, kind):
+    x = np.ones(SHAPE, np.float32)
+    plain, other = started(name), started(name)
+    t = plain.timesteps[1]
+    wrap = {"number": lambda t: t.item(), "scalar": lambda t: t, "array": np.array, "tensor": paddle.to_tensor}
+    given = wrap.get(kind, lambda t: paddle.to_tensor([t]))(t)
+    if name == "PNDMScheduler":
+        plain, other = (started(name, skip_prk_steps=True) for _ in range(2))
+        given, t = int(plain.timesteps[0]), plain.timesteps[0]
+    assert np.array_equal(np.asarray(other.scale_model_input(x, given)), np.asarray(plain.scale_model_input(x, t)))
+    ours = other.step(x, given, x, generator=Generator(0)).prev_sample
+    assert np.array_equal(ours, plain.step(x, t, x, generator=Generator(0)).prev_sample)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_stepped_in_float32(name, dtype):
+    x = paddle.to_tensor(np.random.RandomState(0).standard_normal(SHAPE).astype(np.float32)).astype(dtype)
+    half, full = started(name), started(name)
+    t = half.timesteps[0]
+    low = half.step(0.3 * x, t, x, generator=Generator(0)).prev_sample
+    high = full.step((0.3 * x).astype("float32"), t, x.astype("float32"), generator=Generator(0)).prev_sample
+    assert low.dtype == x.dtype == half.scale_model_input(x, t).dtype
+    assert np.array_equal(low.astype("float32").numpy(), high.astype(dtype).astype("float32").numpy())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_calls_of_a_step(name):
+    x = paddle.ones(SHAPE)
+    with pytest.raises(ValueError, match="call set_timesteps"):
+        make(name).step(x, 999, x)
+    scheduler = started(name)
+    t = scheduler.timesteps[0]
+    with pytest.raises(ValueError, match="timestep 17 is not in this schedule"):
+        scheduler.step(x, 17, x)
+    with pytest.raises(ValueError, match=r"model_output has shape \[2, 6, 2, 2\]"):
+        scheduler.step(paddle.ones([2, 6, 2, 2]), t, x)
+    scheduler.step(x, t, x, generator=Generator(0))  # nothing of the refused calls is left
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [*[(name, {}) for name in REMEMBERING], ("PNDMScheduler", {"skip_prk_steps": True})]
+)
+def test_a_step_out_of_order_is_an_error(name, config):
+    scheduler, x = started(name, **config), np.ones(SHAPE, np.float32)
+    first, second, third = scheduler.timesteps[:3]
+    scheduler.step(x, first, x)
+    with pytest.raises(ValueError, match=f"{first} is out of order: the next one is"):
+        scheduler.step(x, first, x)
+    with pytest.raises(ValueError, match="is out of order"):
+        scheduler.step(x, scheduler.timesteps[-1], x)
+    walk(scheduler, x, scheduler.timesteps[1:])
+    with pytest.raises(ValueError, match="after the last step; call set_timesteps"):
+        scheduler.step(x, first, x)
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_set_timesteps_forgets_the_run_before(name):
+    scheduler, x = started(name), np.ones(SHAPE, np.float32)
+    expected = walk(scheduler, x, scheduler.timesteps)
+    scheduler.set_timesteps(6)
+    walk(scheduler, 5 * x, scheduler.timesteps[:3])
+    scheduler.set_timesteps(6)
+    assert np.array_equal(walk(scheduler, x, scheduler.timesteps), expected)
+
+
+def test_runge_kutta_does_not_begin_halfway():
+    scheduler, x = started("PNDMScheduler", 10), np.ones(SHAPE, np.float32)
+    with pytest.raises(ValueError, match="850 is halfway through a Runge-Kutta step; begin at one of 900, 800"):
+        scheduler.step(x, 850, x)
+
+
+def test_learned_variances_need_twice_the_channels():
+    scheduler, x = started("DDPMScheduler", variance_type="learned"), np.ones(SHAPE, np.float32)
+    with pytest.raises(ValueError, match="needs a model_output of 6 channels for a sample of 3, not 3"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+    plain, learned = (started("DPMSolverMultistepScheduler", variance_type=kind) for kind in (None, "learned_range"))
+    t, wide = plain.timesteps[0], np.concatenate([x, 7 * x], 1)
+    assert np.array_equal(learned.step(wide, t, x).prev_sample, plain.step(x, t, x).prev_sample)
+
+
+# Noise.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_is_added_as_the_run_goes_on_from_there(name):
+    """Scaled for the model, x_0 and noise have the factors of the training's timestep."""
+    scheduler = make(name)
+    x0, noise = np.random.RandomState(0).standard_normal((2, *SHAPE)).astype(np.float32)
+    for timesteps in ([3, 999], 500):
+        alphas = scheduler.alphas_cumprod[np.broadcast_to(timesteps, 2)].reshape(2, 1, 1, 1)
+        expected = np.sqrt(alphas) * x0 + np.sqrt(1 - alphas) * noise
+        noisy = scheduler.add_noise(x0, noise, timesteps)
+        assert noisy.dtype == np.float32
+        assert np.allclose(noisy * np.sqrt(alphas) if name in GROWING else noisy, expected, atol=1e-5)
+        velocity = np.sqrt(alphas) * noise - np.sqrt(1 - alphas) * x0
+        assert np.allclose(scheduler.get_velocity(x0, noise, timesteps), velocity, atol=1e-5)
+    scheduler.set_timesteps(10)
+    t = scheduler.timesteps[4]
+    noisy = scheduler.add_noise(paddle.to_tensor(x0), paddle.to_tensor(noise), paddle.to_tensor([t, t]))
+    if hasattr(scheduler, "sigmas"):
+        sigma = scheduler.sigmas[4]
+        noisy = noisy if name in GROWING else noisy * float(np.hypot(sigma, 1))
+        assert np.allclose(noisy.numpy(), x0 + sigma * noise, atol=1e-5)
+    for wrong in (1000, -1):
+        with pytest.raises(ValueError, match=f"timestep {wrong}"):
+            scheduler.add_noise(x0, noise, wrong)
+    with pytest.raises(ValueError, match=r"shape \[3\] for 2 samples"):
+        scheduler.add_noise(x0, noise, [1, 2, 3])
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_a_growing_sample_is_scaled_to_variance_one(name):
+    scheduler = started(name, timestep_spacing="leading")
+    highest = scheduler.sigmas[0]
+    assert scheduler.init_noise_sigma == pytest.approx(np.hypot(highest, 1))
+    x = np.full(SHAPE, scheduler.init_noise_sigma, np.float32)
+    assert np.allclose(scheduler.scale_model_input(x, scheduler.timesteps[0]), 1)
+    assert started(name, timestep_spacing="trailing").init_noise_sigma == scheduler._table[-1]
+    with pytest.raises(ValueError, match="pass one of scheduler.timesteps"):
+        scheduler.scale_model_input(x)
+
+
+def test_continuous_timesteps_tell_sigma():
+    config = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
+    scheduler = started("EulerDiscreteScheduler", **config)
+    assert np.allclose(np.exp(4 * scheduler.timesteps), scheduler.sigmas[:-1], rtol=1e-5)
+    x = np.ones(SHAPE, np.float32)
+    assert np.allclose(scheduler.add_noise(x, x, np.log(3.0) / 4), 4)
