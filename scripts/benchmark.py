@@ -116,7 +116,8 @@ def main() -> None:
         ours = real_architecture.write(Path(scratch))
         sides = {"ours": (sys.executable, OURS, ours)}
         if args.peer_python:
-            sides["peer"] = (args.peer_python, PEER, real_architecture.write_for_diffusers(ours, Path(scratch) / "peer"))
+            theirs = real_architecture.write_for_diffusers(ours, Path(scratch) / "peer")
+            sides["peer"] = (args.peer_python, PEER, theirs)
         table = []
         for name in args.only:
             rounds, repeats = (1, args.runs) if name in IN_PROCESS else (args.runs, 1)

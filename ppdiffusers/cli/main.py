@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from typing import List, Optional
 
 import model_zoo
@@ -18,6 +19,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     upscale.add_parser(commands)
     args = parser.parse_args(argv)
+    warnings.filterwarnings("ignore", message="No ccache found")  # paddle's, at import; nothing is compiled here
     try:
         return args.run(args)
     except (ValueError, OSError, model_zoo.ModelZooError) as error:

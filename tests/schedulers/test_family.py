@@ -101,7 +101,7 @@ def test_a_published_config_loads(name, tmp_path):
     assert getattr(ppdiffusers, name).from_pretrained(tmp_path / "again").config == scheduler.config
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(NAMES, 2))
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(NAMES, 2)))
 def test_a_swap_takes_what_was_given_and_not_the_defaults(first, second):
     source = make(first, prediction_type="v_prediction")
     target = getattr(ppdiffusers, second).from_config(source.config)
