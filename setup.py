@@ -29,7 +29,7 @@ setup(
         "web": ["fastapi>=0.100", "uvicorn>=0.20", "python-multipart"],
         "distributed": ["ray>=2.9"],
         "train": ["visualdl>=2.5", "resvg-py>=0.1"],
-        "test": ["pytest>=7", "ruff==0.14.5", "mypy>=1.8"],
+        "test": ["pytest>=7", "ruff==0.17.5", "mypy>=1.8"],
     },
     entry_points={
         "console_scripts": ["ppdiffusers = ppdiffusers.cli.main:main", "model-zoo = model_zoo.cli:main"],
