@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from ppdiffusers.config import ConfigError
     from ppdiffusers.images import ImageError, open_image
     from ppdiffusers.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel, UNet2DModel, VQModel
-    from ppdiffusers.pipelines import DiffusionPipeline, ImagePipelineOutput, LDMSuperResolutionPipeline
+    from ppdiffusers.pipelines import (
+        DiffusionPipeline,
+        ImagePipelineOutput,
+        LDMPipeline,
+        LDMSuperResolutionPipeline,
+        LDMTextToImagePipeline,
+    )
     from ppdiffusers.random import Generator
     from ppdiffusers.schedulers import (
         DDIMScheduler,
@@ -26,9 +32,11 @@ if TYPE_CHECKING:
         LMSDiscreteScheduler,
         PNDMScheduler,
     )
+    from ppdiffusers.tokenizer import BertTokenizer
 
 _HOMES = {
     "AutoencoderKL": "models",
+    "BertTokenizer": "tokenizer",
     "CheckpointError": "checkpoints",
     "ConfigError": "config",
     "DDIMScheduler": "schedulers",
@@ -41,7 +49,9 @@ _HOMES = {
     "ImageError": "images",
     "ImagePipelineOutput": "pipelines",
     "LDMBertModel": "models",
+    "LDMPipeline": "pipelines",
     "LDMSuperResolutionPipeline": "pipelines",
+    "LDMTextToImagePipeline": "pipelines",
     "LMSDiscreteScheduler": "schedulers",
     "PNDMScheduler": "schedulers",
     "UNet2DConditionModel": "models",
@@ -52,6 +62,7 @@ _HOMES = {
 
 __all__ = [
     "AutoencoderKL",
+    "BertTokenizer",
     "CheckpointError",
     "ConfigError",
     "DDIMScheduler",
@@ -64,7 +75,9 @@ __all__ = [
     "ImageError",
     "ImagePipelineOutput",
     "LDMBertModel",
+    "LDMPipeline",
     "LDMSuperResolutionPipeline",
+    "LDMTextToImagePipeline",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
     "UNet2DConditionModel",

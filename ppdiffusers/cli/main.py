@@ -8,7 +8,7 @@ import warnings
 from typing import List, Optional
 
 import model_zoo
-from ppdiffusers.cli import upscale
+from ppdiffusers.cli import generate, sample, upscale
 from ppdiffusers.version import __version__
 
 
@@ -18,11 +18,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--version", action="version", version=f"ppdiffusers {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     upscale.add_parser(commands)
+    generate.add_parser(commands)
+    sample.add_parser(commands)
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", message="No ccache found")  # paddle's, at import; nothing is compiled here
     try:
         return args.run(args)
-    except (ValueError, OSError, model_zoo.ModelZooError) as error:
+    except (ValueError, OSError, ImportError, model_zoo.ModelZooError) as error:
         print(f"ppdiffusers: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
