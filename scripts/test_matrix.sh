@@ -25,7 +25,7 @@ run() { # python version, then requirements
     fi
     # Each its own package, tests and order of imports: nothing is shared but the source.
     if (cd "$root" && "$environment/bin/python" -m pytest -q -p no:cacheprovider >"$environment/pytest.log" 2>&1); then
-        echo "$name: $(tail -n 1 "$environment/pytest.log")"
+        echo "$name: $(grep -E "passed|failed" "$environment/pytest.log" | tail -n 1)"
     else
         echo "$name: FAILED, see $environment/pytest.log"
         failed=1

@@ -177,7 +177,8 @@ def test_a_vq_first_stage_decodes_unscaled_latents(pipeline):
         down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
         block_out_channels=[4, 4], norm_num_groups=4, latent_channels=4, num_vq_embeddings=8,
     )  # fmt: skip
-    vqvae = VQModel(**config).eval()
+    vqvae = VQModel(**config)
+    vqvae.eval()
     other = LDMTextToImagePipeline(**{**pipeline.components, "vqvae": vqvae})
     latents = other(PROMPTS[0], output_type="latent", **QUICK).images
     image = other(PROMPTS[0], output_type="np", **QUICK).images

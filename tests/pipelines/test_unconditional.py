@@ -35,7 +35,8 @@ def test_the_scaling_factor_of_a_vq_model_is_not_applied(pipeline):
     """diffusers divides by the default that it writes into every VQModel's config; published pictures break."""
     vqvae = VQModel.from_config(pipeline.vqvae.config, scaling_factor=0.18215)
     vqvae.set_state_dict(pipeline.vqvae.state_dict())
-    other = LDMPipeline(vqvae.eval(), pipeline.unet, pipeline.scheduler)
+    vqvae.eval()
+    other = LDMPipeline(vqvae, pipeline.unet, pipeline.scheduler)
     results = [p(num_inference_steps=2, generator=1, output_type="np").images for p in (pipeline, other)]
     np.testing.assert_array_equal(*results)
 
