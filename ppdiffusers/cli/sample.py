@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List
 
 from PIL import Image
 
-from ppdiffusers.cli.upscale import save
+from ppdiffusers.cli.upscale import save, use_all_cores
 
 DEFAULT_MODEL = "CompVis/ldm-celebahq-256"
 DEFAULT_STEPS = 50
@@ -64,6 +64,7 @@ def draw(load: Callable[[], Any], targets: List[Path], seed: Any, parameters: Di
 
     seed = secrets.randbits(32) if seed is None else seed
     generators = [Generator(seed + i) for i in range(len(targets))]  # a bad seed is an error before loading
+    use_all_cores()
     pipeline = load()
     for i, (target, generator) in enumerate(zip(targets, generators)):
         pipeline.set_progress_bar_config(desc=target.name, unit="step", disable=None)
