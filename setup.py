@@ -35,7 +35,6 @@ setup(
         "console_scripts": ["ppdiffusers = ppdiffusers.cli.main:main", "model-zoo = model_zoo.cli:main"],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Processing",

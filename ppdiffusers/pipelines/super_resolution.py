@@ -16,6 +16,7 @@ from ppdiffusers.pipelines.pipeline import (
     DiffusionPipeline,
     ImagePipelineOutput,
     StepCallback,
+    check_count,
     check_latents,
     check_output_type,
     to_output,
@@ -162,8 +163,7 @@ class LDMSuperResolutionPipeline(DiffusionPipeline):
         if image is None:
             raise ImageError("no picture given: pass image=")
         pictures = to_pictures(image)
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise ValueError(f"batch_size must be a positive int, not {batch_size!r}")
+        check_count("batch_size", batch_size)
         if len(pictures) == 1:
             pictures = pictures * batch_size
         elif batch_size not in (1, len(pictures)):
