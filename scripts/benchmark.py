@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 COMMON = """
-import json, re, resource, sys, time
+import json, re, sys, time
 folder, size, runs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024

@@ -181,7 +181,7 @@ def train_autoencoder(args, recipe: AutoencoderRecipe, decoder_only: bool) -> No
                 z = vqvae.encode(x).latents.float()
             if decoder_only:
                 # What the sampler hands over is off by a little: learn to decode that too.
-                spread = torch.rand(len(z), 1, 1, 1, generator=noise_source) * recipe.latent_noise * args.latent_scale
+                spread = torch.rand(len(z), 1, 1, 1, generator=noise_source) * recipe.latent_noise
                 latents, codebook_loss, commitment = quantize(
                     vqvae, z + spread * torch.randn(z.shape, generator=noise_source)
                 )
@@ -251,7 +251,6 @@ def main() -> None:
     parser.add_argument("--vqvae", type=Path, help="folder of the trained first stage")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--latent-scale", type=float, default=1.0, help="scale of the latents of --vqvae")
     parser.add_argument("--log-every", type=int, default=250)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()

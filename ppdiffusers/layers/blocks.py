@@ -6,7 +6,7 @@ and `UP_BLOCKS`. Attribute names are the community's state-dict names.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import paddle
 from paddle import nn
@@ -60,6 +60,15 @@ def block_type(name: str, known: Dict[str, BlockType]) -> BlockType:
     if name not in known:
         raise ValueError(f"unknown block type {name!r}; use one of {', '.join(known)}")
     return known[name]
+
+
+def check_levels(block_out_channels: Sequence[int], down: Sequence[str], up: Sequence[str]) -> None:
+    """Raises ValueError unless a config's three lists have one entry a level."""
+    if not len(block_out_channels) == len(down) == len(up):
+        raise ValueError(
+            "block_out_channels, down_block_types and up_block_types must be equally long, "
+            f"but have {len(block_out_channels)}, {len(down)} and {len(up)} entries"
+        )
 
 
 class DownBlock(nn.Layer):

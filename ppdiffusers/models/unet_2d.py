@@ -8,7 +8,7 @@ import paddle
 from paddle import nn
 
 from ppdiffusers.config import register_to_config
-from ppdiffusers.layers.blocks import DOWN_BLOCKS, UP_BLOCKS, DownBlock, MidBlock, UpBlock, block_type
+from ppdiffusers.layers.blocks import DOWN_BLOCKS, UP_BLOCKS, DownBlock, MidBlock, UpBlock, block_type, check_levels
 from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
 from ppdiffusers.models.unet import UNet, UNet2DOutput
 
@@ -69,11 +69,7 @@ class UNet2DModel(UNet):
     ):
         super().__init__()
         levels = len(block_out_channels)
-        if not levels == len(down_block_types) == len(up_block_types):
-            raise ValueError(
-                f"block_out_channels, down_block_types and up_block_types must be equally long, "
-                f"but have {levels}, {len(down_block_types)} and {len(up_block_types)} entries"
-            )
+        check_levels(block_out_channels, down_block_types, up_block_types)
         if mid_block_type not in ("UNetMidBlock2D", None):
             raise ValueError(f"unknown mid_block_type {mid_block_type!r}; use 'UNetMidBlock2D' or None")
         for key, value in (("downsample_type", downsample_type), ("upsample_type", upsample_type)):

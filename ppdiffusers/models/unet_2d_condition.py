@@ -16,6 +16,7 @@ from ppdiffusers.layers.blocks import (
     MidBlock,
     UpBlock,
     block_type,
+    check_levels,
 )
 from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
 from ppdiffusers.models.unet import UNet, UNet2DOutput
@@ -108,11 +109,7 @@ class UNet2DConditionModel(UNet):
     ):
         super().__init__()
         levels = len(block_out_channels)
-        if not levels == len(down_block_types) == len(up_block_types):
-            raise ValueError(
-                f"block_out_channels, down_block_types and up_block_types must be equally long, "
-                f"but have {levels}, {len(down_block_types)} and {len(up_block_types)} entries"
-            )
+        check_levels(block_out_channels, down_block_types, up_block_types)
         if mid_block_type not in MID_BLOCKS:
             raise ValueError(f"unknown mid_block_type {mid_block_type!r}; use one of {MID_BLOCKS}")
         for key in ("layers_per_block", "norm_num_groups", "cross_attention_dim", "transformer_layers_per_block"):

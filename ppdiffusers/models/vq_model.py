@@ -9,6 +9,7 @@ import paddle
 from paddle import nn
 
 from ppdiffusers.config import register_to_config
+from ppdiffusers.layers.blocks import check_levels
 from ppdiffusers.layers.quantizer import VectorQuantizer
 from ppdiffusers.models.autoencoder import Decoder, DecoderOutput, Encoder
 from ppdiffusers.models.model import Model
@@ -65,11 +66,7 @@ class VQModel(Model):
         super().__init__()
         if norm_type != "group":
             raise ValueError(f"norm_type {norm_type!r} is not of a latent diffusion model; use 'group'")
-        if not len(block_out_channels) == len(down_block_types) == len(up_block_types):
-            raise ValueError(
-                f"block_out_channels, down_block_types and up_block_types must be equally long, but have "
-                f"{len(block_out_channels)}, {len(down_block_types)} and {len(up_block_types)} entries"
-            )
+        check_levels(block_out_channels, down_block_types, up_block_types)
         dim = latent_channels if vq_embed_dim is None else vq_embed_dim
         shared = (layers_per_block, norm_num_groups, act_fn, mid_block_add_attention)
         self.encoder = Encoder(in_channels, latent_channels, down_block_types, block_out_channels, *shared)

@@ -319,6 +319,14 @@ class NoiseToImagePipeline(DiffusionPipeline):
         return np.clip(sample.astype("float32").numpy().transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
 
 
+def drain(run: Iterator[DenoisingProgress]) -> Any:
+    """What the last step of a `stream` carries; no earlier step is kept."""
+    output = None
+    for progress in run:
+        output = progress.output
+    return output
+
+
 def check_count(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive int, not {value!r}")

@@ -19,6 +19,7 @@ from ppdiffusers.pipelines.pipeline import (
     check_count,
     check_latents,
     check_output_type,
+    drain,
     to_output,
 )
 from ppdiffusers.random import as_generators, randn_tensor
@@ -96,10 +97,7 @@ class LDMSuperResolutionPipeline(DiffusionPipeline):
             image, batch_size, num_inference_steps, eta, generator, output_type, return_dict, latents,
             callback_on_step_end,
         )  # fmt: skip
-        output = None
-        for progress in run:
-            output = progress.output
-        return output
+        return drain(run)
 
     def stream(
         self,

@@ -18,6 +18,7 @@ from ppdiffusers.pipelines.pipeline import (
     StepCallback,
     check_count,
     check_output_type,
+    drain,
 )
 from ppdiffusers.schedulers.scheduler import Scheduler
 from ppdiffusers.tokenizer import tokenise
@@ -110,10 +111,7 @@ class LDMTextToImagePipeline(NoiseToImagePipeline):
             prompt, height, width, num_inference_steps, guidance_scale, eta, generator, latents, output_type,
             return_dict, negative_prompt, num_images_per_prompt, callback_on_step_end,
         )  # fmt: skip
-        output = None
-        for progress in run:
-            output = progress.output
-        return output
+        return drain(run)
 
     def stream(
         self,

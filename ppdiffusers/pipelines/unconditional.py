@@ -13,6 +13,7 @@ from ppdiffusers.pipelines.pipeline import (
     StepCallback,
     check_count,
     check_output_type,
+    drain,
 )
 from ppdiffusers.schedulers.scheduler import Scheduler
 
@@ -62,10 +63,7 @@ class LDMPipeline(NoiseToImagePipeline):
         run = self.stream(
             batch_size, generator, eta, num_inference_steps, output_type, return_dict, latents, callback_on_step_end
         )
-        output = None
-        for progress in run:
-            output = progress.output
-        return output
+        return drain(run)
 
     def stream(
         self,
