@@ -10,27 +10,42 @@ from model_zoo.errors import (
     MissingFolderError,
     ModelZooError,
     NotCachedError,
+    NotConvertedError,
+    RegistryError,
     SettingsError,
+    SourceError,
     UnknownModelError,
     UnknownTaskError,
 )
+from model_zoo.importing import import_model
+from model_zoo.maintenance import cached, prune, remove
 from model_zoo.registry import File, Model, find, list_models
+from model_zoo.verification import Finding, verify
 from model_zoo.zoo import download, resolve
 
 __all__ = [
     "CacheError",
     "DownloadError",
     "File",
+    "Finding",
     "ManifestError",
     "MissingFolderError",
     "Model",
     "ModelZooError",
     "NotCachedError",
+    "NotConvertedError",
+    "RegistryError",
     "SettingsError",
+    "SourceError",
     "UnknownModelError",
     "UnknownTaskError",
+    "cached",
     "download",
     "find",
+    "import_model",
     "list_models",
+    "prune",
+    "remove",
     "resolve",
+    "verify",
 ]

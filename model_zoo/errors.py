@@ -44,5 +44,17 @@ class NotCachedError(CacheError):
     """Downloads are off and some files of the model are not in the cache."""
 
 
+class NotConvertedError(ModelZooError):
+    """The model has no files of its own yet: its original checkpoint must be converted first."""
+
+
 class DownloadError(ModelZooError):
     """A file could not be had from the endpoint, or what came is not the file that the catalogue describes."""
+
+
+class RegistryError(ModelZooError):
+    """A registry at an address of MODEL_ZOO_REGISTRY could not be read."""
+
+
+class SourceError(ModelZooError):
+    """A folder or archive that shall be imported or packed cannot be used."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model_zoo import cache, settings
-from model_zoo.errors import MissingFolderError, NotCachedError
-from model_zoo.hub import Hub
-from model_zoo.registry import File, Model, find
+from model_zoo.addresses import public
+from model_zoo.errors import CacheError, MissingFolderError, NotCachedError, NotConvertedError
+from model_zoo.maintenance import touch
+from model_zoo.registry import File, Model, find, local_folder
 from model_zoo.settings import PathLike
 
 
@@ -33,7 +33,7 @@ def download(
     Args:
         name: name or alias of a model, such as `CompVis/ldm-super-resolution-4x-openimages`.
         cache_dir: folder that holds the models, instead of MODEL_ZOO_HOME.
-        endpoint: base address, instead of MODEL_ZOO_ENDPOINT.
+        endpoint: base address, or several between blanks or commas, instead of MODEL_ZOO_ENDPOINT.
         local_files_only: raise instead of using the network, as MODEL_ZOO_OFFLINE does.
         progress: show a progress bar on stderr; None shows it where stderr is a terminal.
 
@@ -42,24 +42,38 @@ def download(
 
     Raises:
         UnknownModelError: no such model; names the nearest ones.
+        NotConvertedError: the model exists only as an original checkpoint; says how to convert it.
         NotCachedError: files are missing and downloads are off.
         DownloadError: a file could not be had, or was not the one that the catalogue describes.
         CacheError: the cache could not be written.
         SettingsError: the endpoint or the cache folder is no such thing.
     """
     model = find(name)
-    if model.folder is not None:
-        return model.folder
+    local = local_folder(model)
+    if local is not None:
+        return local
+    if model.original is not None and not model.files:
+        raise _not_converted(model, model.original)
     folder = cache.model_folder(model, cache_dir)
     if cache.is_complete(model, folder):
+        touch(folder)
         return folder
     missing = cache.missing_files(model, folder)
-    hashes: dict[str, str] = {}
-    if missing:
-        if local_files_only or settings.offline():
-            raise _not_cached(model, folder, missing, local_files_only)
-        hashes = _fetch(model, folder, missing, settings.endpoint(endpoint), progress)
-    cache.mark_complete(model, folder, hashes)
+    if not missing:
+        with contextlib.suppress(CacheError):  # all is there, in a cache that cannot be written
+            cache.check_place(folder.parent.parent, folder, model)
+            cache.mark_complete(model, folder)
+        return folder
+    if local_files_only or settings.offline():
+        raise _not_cached(model, folder, missing, local_files_only)
+    if "://" in (model.registry or ""):  # what was last read there may be of an older version
+        model = find(model.name, refresh=True)
+        missing = cache.missing_files(model, folder)
+    from model_zoo.fetch import fetch  # only a download needs all that it imports
+
+    endpoints, advice = mirrors(model, endpoint)
+    fetch(model, folder, missing, endpoints, advice, settings.jobs(), progress)
+    cache.mark_complete(model, folder)
     return folder
 
 
@@ -97,9 +111,28 @@ def resolve(
     return folder
 
 
+def mirrors(model: Model, override: str | None) -> tuple[tuple[str, ...], str]:
+    """Base addresses in the order in which they are tried, and what to do if none of them has a file."""
+    if model.base_url is not None and override is None:
+        return (model.base_url, *model.mirrors), f"try again later; {model.registry or 'the catalogue'} names no others"
+    endpoints = (*settings.endpoints(override), *(() if override else model.mirrors))
+    shown = ", ".join(public(address) for address in endpoints)
+    return endpoints, f"try again later, or set MODEL_ZOO_ENDPOINT (now {shown}) to another mirror"
+
+
 def _looks_like_path(text: str) -> bool:
     marked = text.startswith(("./", "../", "/", "~")) or "\\" in text or re.match(r"[A-Za-z]:", text) is not None
     return marked or os.path.isdir(text)
+
+
+def _not_converted(model: Model, original: Mapping[str, Any]) -> NotConvertedError:
+    checkpoint, member = original["checkpoint"], original.get("member")
+    fetch = f"fetch {checkpoint}" + (f" and unpack its {member}" if member else "")
+    file = member or checkpoint.rpartition("/")[2]
+    return NotConvertedError(
+        f"{model.name} is published only as an original checkpoint: {fetch}, run `ppdiffusers convert {file} FOLDER"
+        f" --model {model.name}`, and load FOLDER"
+    )
 
 
 def _not_cached(model: Model, folder: Path, missing: Sequence[File], local_files_only: bool) -> NotCachedError:
@@ -110,24 +143,3 @@ def _not_cached(model: Model, folder: Path, missing: Sequence[File], local_files
         f"{model.name} is not complete in {folder} and {switch} keeps the network closed: {named}{more} missing;"
         f" run `model-zoo download {model.name}` with a connection, or put the files there"
     )
-
-
-def _fetch(model: Model, folder: Path, files: Sequence[File], endpoint: str, progress: bool | None) -> dict[str, str]:
-    """Download `files` one after the other under one progress bar; their sha256 by path."""
-    from tqdm import tqdm  # type: ignore[import-untyped]  # here, since only a download needs it
-
-    shown = sys.stderr is not None and sys.stderr.isatty() if progress is None else progress
-    total = sum(file.nominal_size or 0 for file in files)
-    bar = tqdm(total=total, desc=model.name, unit="B", unit_scale=True, unit_divisor=1024, disable=not shown)
-    hashes = {}
-    with bar, Hub(endpoint) as hub:
-        for file in files:
-            on_length = functools.partial(_correct_total, bar, file)
-            hashes[file.path] = hub.fetch(model.name, file, folder / file.path, bar.update, on_length)
-    return hashes
-
-
-def _correct_total(bar: Any, file: File, length: int) -> None:
-    """The catalogue may only know a rounded size, or none."""
-    bar.total += length - (file.nominal_size or 0)
-    bar.refresh()

@@ -13,12 +13,27 @@ from ppdiffusers.version import __version__
 if TYPE_CHECKING:
     from ppdiffusers.checkpoints import CheckpointError
     from ppdiffusers.config import ConfigError
+    from ppdiffusers.conversion import convert
     from ppdiffusers.images import ImageError, open_image
-    from ppdiffusers.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel, UNet2DModel, VQModel
+    from ppdiffusers.inference import compile_model
+    from ppdiffusers.layout import LayoutBox
+    from ppdiffusers.models import (
+        AutoencoderKL,
+        ClassEmbedder,
+        LDMBertModel,
+        SpatialRescaler,
+        UNet2DConditionModel,
+        UNet2DModel,
+        VQModel,
+    )
     from ppdiffusers.pipelines import (
         DiffusionPipeline,
         ImagePipelineOutput,
+        LDMClassConditionalPipeline,
+        LDMInpaintPipeline,
+        LDMLayoutToImagePipeline,
         LDMPipeline,
+        LDMSemanticSynthesisPipeline,
         LDMSuperResolutionPipeline,
         LDMTextToImagePipeline,
     )
@@ -32,12 +47,14 @@ if TYPE_CHECKING:
         LMSDiscreteScheduler,
         PNDMScheduler,
     )
+    from ppdiffusers.threads import get_num_threads, set_num_threads
     from ppdiffusers.tokenizer import BertTokenizer
 
 _HOMES = {
     "AutoencoderKL": "models",
     "BertTokenizer": "tokenizer",
     "CheckpointError": "checkpoints",
+    "ClassEmbedder": "models",
     "ConfigError": "config",
     "DDIMScheduler": "schedulers",
     "DDPMScheduler": "schedulers",
@@ -49,21 +66,32 @@ _HOMES = {
     "ImageError": "images",
     "ImagePipelineOutput": "pipelines",
     "LDMBertModel": "models",
+    "LDMClassConditionalPipeline": "pipelines",
+    "LDMInpaintPipeline": "pipelines",
+    "LDMLayoutToImagePipeline": "pipelines",
     "LDMPipeline": "pipelines",
+    "LDMSemanticSynthesisPipeline": "pipelines",
     "LDMSuperResolutionPipeline": "pipelines",
     "LDMTextToImagePipeline": "pipelines",
     "LMSDiscreteScheduler": "schedulers",
+    "LayoutBox": "layout",
     "PNDMScheduler": "schedulers",
+    "SpatialRescaler": "models",
     "UNet2DConditionModel": "models",
     "UNet2DModel": "models",
     "VQModel": "models",
+    "compile_model": "inference",
+    "convert": "conversion",
+    "get_num_threads": "threads",
     "open_image": "images",
+    "set_num_threads": "threads",
 }
 
 __all__ = [
     "AutoencoderKL",
     "BertTokenizer",
     "CheckpointError",
+    "ClassEmbedder",
     "ConfigError",
     "DDIMScheduler",
     "DDPMScheduler",
@@ -75,16 +103,26 @@ __all__ = [
     "ImageError",
     "ImagePipelineOutput",
     "LDMBertModel",
+    "LDMClassConditionalPipeline",
+    "LDMInpaintPipeline",
+    "LDMLayoutToImagePipeline",
     "LDMPipeline",
+    "LDMSemanticSynthesisPipeline",
     "LDMSuperResolutionPipeline",
     "LDMTextToImagePipeline",
     "LMSDiscreteScheduler",
+    "LayoutBox",
     "PNDMScheduler",
+    "SpatialRescaler",
     "UNet2DConditionModel",
     "UNet2DModel",
     "VQModel",
     "__version__",
+    "compile_model",
+    "convert",
+    "get_num_threads",
     "open_image",
+    "set_num_threads",
 ]
 
 

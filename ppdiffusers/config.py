@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Dict, Iterable, Iterator, Mapping, Set, Type, TypeVar, Union
@@ -228,3 +230,25 @@ class replacing:
         finally:
             if self.part.exists():
                 self.part.unlink()
+
+
+@contextlib.contextmanager
+def appearing(folder: PathLike) -> Iterator[Path]:
+    """A folder beside `folder` that takes its name, from what has it too, if the block succeeds; else it is removed."""
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        part = work / "new"
+        part.mkdir()
+        yield part
+        if target.exists():
+            os.rename(target, work / "old")
+        try:
+            os.rename(part, target)
+        except OSError:
+            if (work / "old").exists():
+                os.rename(work / "old", target)
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

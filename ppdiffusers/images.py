@@ -23,11 +23,13 @@ class ImageError(ValueError):
 class Picture:
     """One picture, taken apart.
 
-    `rgb`: `[H, W, 3]` float32 in [-1, 1]. `alpha`: `[H, W]` float32 in [0, 1], None without
-    an alpha channel. `grey`: whether the original had no colours.
+    `rgb`: `[H, W, 3]` float32 in [-1, 1]. `unit`: what it came from, `[H, W, 1 to 4]` float32 in [0, 1], with the
+    colours that transparency hides. `alpha`: `[H, W]` float32 in [0, 1], None without an alpha channel. `grey`:
+    whether the original had no colours.
     """
 
     rgb: np.ndarray
+    unit: np.ndarray
     alpha: Optional[np.ndarray] = None
     grey: bool = False
 
@@ -149,7 +151,7 @@ def _from_array(values: np.ndarray) -> Picture:
     if alpha is not None:
         colours = bleed(colours, alpha)
     rgb = np.repeat(colours, 3, axis=-1) if colours.shape[2] == 1 else colours
-    return Picture(np.ascontiguousarray(rgb * 2 - 1), alpha, grey=channels <= 2)
+    return Picture(np.ascontiguousarray(rgb * 2 - 1), unit, alpha, grey=channels <= 2)
 
 
 def _from_tensor(tensor: Any) -> List[Picture]:
@@ -160,7 +162,8 @@ def _from_tensor(tensor: Any) -> List[Picture]:
     _check_range(values, -1, 1)
     grey = values.shape[1] == 1
     values = np.repeat(values, 3, axis=1) if grey else values
-    return [Picture(np.ascontiguousarray(item.transpose(1, 2, 0)), grey=grey) for item in values]
+    pixels = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+    return [Picture(item, item / 2 + np.float32(0.5), grey=grey) for item in pixels]
 
 
 def _check_range(values: np.ndarray, low: float, high: float) -> None:
@@ -197,11 +200,15 @@ def bleed(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return (weighted + (1 - weight[..., None]) * coarse).astype(np.float32)
 
 
-def pad_to_multiple(values: np.ndarray, multiple: int) -> np.ndarray:
-    """`[B, H, W, C]` mirrored at the bottom and right until height and width divide by `multiple`."""
+def pad_to_multiple(values: np.ndarray, multiple: int, mode: Any = "symmetric") -> np.ndarray:
+    """`[B, H, W, C]` mirrored at the bottom and right until height and width divide by `multiple`.
+
+    Args:
+        mode: of `numpy.pad`; "edge" repeats the last pixels.
+    """
     height, width = values.shape[1:3]
     rows, columns = -height % multiple, -width % multiple
-    return np.pad(values, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="symmetric")
+    return np.pad(values, ((0, 0), (0, rows), (0, columns), (0, 0)), mode=mode)
 
 
 def to_pil(values: np.ndarray, grey: bool = False) -> Image.Image:

@@ -9,6 +9,7 @@ import configurations
 import numpy as np
 import torch
 from diffusers import UNet2DModel, VQModel
+from diffusers.models.attention_processor import Attention
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "models" / "golden"
 
@@ -20,12 +21,26 @@ def fill(model, seed):
     return model.eval()
 
 
+def build_unet(config):
+    """diffusers' heads are equally wide at all levels; set afterwards, their number changes no weight."""
+    head_dims = config.get("attention_head_dim")
+    if not isinstance(head_dims, tuple):
+        return UNet2DModel(**config)
+    heads = {width // head_dim for width, head_dim in zip(config["block_out_channels"], head_dims)}
+    assert len(heads) == 1
+    model = UNet2DModel(**{**config, "attention_head_dim": config["block_out_channels"][0]})
+    for layer in model.modules():
+        if isinstance(layer, Attention):
+            layer.heads = next(iter(heads))
+    return model
+
+
 @torch.no_grad()
 def main():
     GOLDEN.mkdir(exist_ok=True)
     outputs = {}
     for seed, (name, config) in enumerate(configurations.UNETS.items()):
-        model = fill(UNet2DModel(**config), seed)
+        model = fill(build_unet(config), seed)
         inputs = [None if x is None else torch.from_numpy(x) for x in configurations.unet_inputs(name, config)]
         outputs[name] = model(*inputs).sample.numpy()
     np.savez_compressed(GOLDEN / "unet_2d.npz", **outputs)

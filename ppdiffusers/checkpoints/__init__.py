@@ -6,6 +6,15 @@ torch's zip archives, torch's older stream of pickles, and safetensors. No modul
 
 from ppdiffusers.checkpoints.errors import CheckpointError
 from ppdiffusers.checkpoints.reader import Checkpoint, open_checkpoint
-from ppdiffusers.checkpoints.writer import save_pdparams, save_safetensors
+from ppdiffusers.checkpoints.torch_writer import save_torch
+from ppdiffusers.checkpoints.writer import Pending, save_pdparams, save_safetensors
 
-__all__ = ["Checkpoint", "CheckpointError", "open_checkpoint", "save_pdparams", "save_safetensors"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Pending",
+    "open_checkpoint",
+    "save_pdparams",
+    "save_safetensors",
+    "save_torch",
+]

@@ -1,14 +1,15 @@
-"""The names that a weight file's pickle may hold, each with our own inert stand-in.
+"""Our own inert stand-ins for the names that a weight file's pickle may hold.
 
-Nothing here is the real thing: "numpy.ndarray" is a string, "numpy.core.multiarray._reconstruct" makes a
-`PickledArray` that waits for its shape and the place of its data, "torch.FloatStorage" says "float32". Whatever is
-not in `GLOBALS` is refused by name.
+The names are listed in `model_zoo.formats.pickle_names`; whatever is not among them is refused by name. Nothing here
+is the real thing: "numpy.ndarray" is a string, "numpy.core.multiarray._reconstruct" makes a `PickledArray` that waits
+for its shape and the place of its data, "torch.FloatStorage" says "float32".
 """
 
 from __future__ import annotations
 
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+from model_zoo.formats.pickle_names import NAMES, VALUE_OF_EVAL
 from ppdiffusers.checkpoints.errors import FormatError, shorten
 from ppdiffusers.checkpoints.tensors import (
     STORED_AS,
@@ -20,6 +21,8 @@ from ppdiffusers.checkpoints.tensors import (
     dense_strides,
 )
 
+MAX_ARGUMENTS = 16
+
 
 class Function:
     """A stand-in that a pickle may call; it builds descriptions only."""
@@ -30,7 +33,19 @@ class Function:
         self.build = build
 
     def __call__(self, *arguments: Any) -> Any:
-        return self.build(*arguments)
+        try:
+            return self.build(*arguments)
+        except TypeError as error:  # too many, too few, or none that any writer gives
+            raise FormatError(f"calls a function with other arguments than weight files do ({error})") from None
+
+
+class Foreign:
+    """An object of another library, passed over: all that is kept is what a strict reading says against it."""
+
+    __slots__ = ("fault",)
+
+    def __init__(self, fault: str):
+        self.fault = fault
 
 
 class Attributes:
@@ -58,10 +73,14 @@ def find_global(module: Any, name: Any) -> Any:
         ) from None
 
 
+def is_plain_key(key: Any) -> bool:
+    return type(key) in (str, bytes, bool, type(None)) or (type(key) is int and abs(key) < 2**60)
+
+
 def set_items(target: Dict[Any, Any], items: Iterable[Tuple[Any, Any]]) -> None:
     """Set items whose keys are plain: hashing a nested or crafted key could take for ever."""
     for key, value in items:
-        if type(key) not in (str, bytes, bool, type(None)) and not (type(key) is int and abs(key) < 2**60):
+        if not is_plain_key(key):
             raise FormatError(f"has a {type(key).__name__} as the key of a dictionary")
         target[key] = value
 
@@ -79,8 +98,8 @@ def _ordered_dict(*arguments: Any) -> Dict[Any, Any]:
     return made
 
 
-def _tuple(items: Any = ()) -> Tuple[Any, ...]:
-    """Paddle writes a tensor outside a state dict as `tuple((name, array))`."""
+def make_tuple(items: Any = ()) -> Tuple[Any, ...]:
+    """Paddle writes a tensor outside a state dict as `tuple((name, array))`; torch.Size is made so too."""
     if type(items) is not tuple:
         raise FormatError("makes a tuple of something that is none")
     return items
@@ -96,6 +115,13 @@ def _encode(text: Any, encoding: Any) -> TextBytes:
     if type(text) not in (str, TextBytes) or encoding not in ("latin1", "latin-1"):
         raise FormatError("encodes text in another way than as latin1")
     return TextBytes(text) if type(text) is str else text
+
+
+def _value_of_eval(expression: Any = None, names: Any = None, *ignored: Any) -> Any:
+    """Paddle writes a tensor of a static program as `eval("data", {"data": array})`: the array, and only so."""
+    if ignored or expression != "data" or type(names) is not dict or len(names) != 1 or "data" not in names:
+        raise FormatError("calls eval, and not in the one form in which Paddle does; the file was not executed")
+    return names["data"]
 
 
 # numpy
@@ -234,45 +260,45 @@ class TorchTensor:
         return StoredTensor(storage.dtype, self.size, [place], self.offset, self.strides, shared=True)
 
 
+def _device(*ignored: Any) -> None:
+    """Where a tensor was: of no interest here."""
+
+
 def _parameter(tensor: Any, *ignored: Any) -> TorchTensor:
     if type(tensor) is not TorchTensor:
         raise FormatError("makes a parameter of something that is no tensor")
     return tensor
 
 
-STORAGES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "UntypedStorage": "uint8",
+def _tensor_with_attributes(function: Any, kind: Any, arguments: Any, state: Any) -> TorchTensor:
+    """A tensor on which somebody set attributes (torch 1.12 and later); they mean nothing here."""
+    plain = type(function) is Function and function.build in (TorchTensor, _parameter)
+    if not plain or kind is not TENSOR_CLASS or type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+        raise FormatError("makes a tensor of a class of its own")
+    return function(*arguments)
+
+
+NDARRAY = "class of arrays"
+TENSOR_CLASS = "class of tensors"
+
+# What each entry of the allow-list makes -> the stand-in that makes it.
+_STAND_INS: Dict[str, Any] = {
+    "array": Function(_reconstruct),
+    "array of a buffer": Function(_from_buffer),
+    "bytes of text": Function(_encode),
+    "class of arrays": NDARRAY,
+    "class of tensors": TENSOR_CLASS,
+    "device": Function(_device),
+    "empty bytes": Function(_empty_bytes),
+    "number": Function(_scalar),
+    "ordered dict": Function(_ordered_dict),
+    "parameter": Function(_parameter),
+    "tensor": Function(TorchTensor),
+    "tensor with attributes": Function(_tensor_with_attributes),
+    "tuple": Function(make_tuple),
+    "type": Function(PickledType),
+    VALUE_OF_EVAL: Function(_value_of_eval),
+    **{f"storage of {dtype}": StorageType(dtype) for dtype in STORED_AS},
 }
 
-NDARRAY = "numpy.ndarray"
-
-GLOBALS: Dict[Tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): Function(_ordered_dict),
-    ("_codecs", "encode"): Function(_encode),
-    ("numpy", "ndarray"): NDARRAY,
-    ("numpy", "dtype"): Function(PickledType),
-    ("torch._utils", "_rebuild_tensor"): Function(TorchTensor),
-    ("torch._utils", "_rebuild_tensor_v2"): Function(TorchTensor),
-    ("torch._utils", "_rebuild_parameter"): Function(_parameter),
-    ("torch._utils", "_rebuild_parameter_with_state"): Function(_parameter),
-    ("torch.storage", "UntypedStorage"): StorageType("uint8"),
-}
-for _builtins in ("builtins", "__builtin__"):
-    GLOBALS[_builtins, "tuple"] = Function(_tuple)
-    GLOBALS[_builtins, "bytes"] = Function(_empty_bytes)
-for _core in ("numpy.core", "numpy._core"):  # numpy 1 and 2
-    GLOBALS[f"{_core}.multiarray", "_reconstruct"] = Function(_reconstruct)
-    GLOBALS[f"{_core}.multiarray", "scalar"] = Function(_scalar)
-    GLOBALS[f"{_core}.numeric", "_frombuffer"] = Function(_from_buffer)
-for _name, _dtype in STORAGES.items():
-    GLOBALS["torch", _name] = StorageType(_dtype)
+GLOBALS: Dict[Tuple[str, str], Any] = {name: _STAND_INS[makes] for name, makes in NAMES.items()}

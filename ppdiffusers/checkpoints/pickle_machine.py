@@ -15,20 +15,30 @@ import mmap
 import pickle
 import pickletools
 import struct
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
 
-from ppdiffusers.checkpoints.allowed import Attributes, Function, find_global, set_items
+from model_zoo.formats.pickle_names import MAX_STEPS
+from ppdiffusers.checkpoints.allowed import (
+    MAX_ARGUMENTS,
+    Attributes,
+    Function,
+    find_global,
+    make_tuple,
+    set_items,
+)
 from ppdiffusers.checkpoints.errors import FormatError
 from ppdiffusers.checkpoints.tensors import Span, TextBytes
 
-MAX_STEPS = 2_000_000  # a model of a thousand tensors takes some 40,000
 MAX_NAME = 65536  # bytes; longer text can only be bytes written as text
 MAX_DIGITS = 64
-MAX_ARGUMENTS = 16
 
 
 def load_pickle(
-    data: Union[mmap.mmap, bytes], start: int, stop: int, persistent: Optional[Callable[[Any], Any]] = None
+    data: Union[mmap.mmap, bytes],
+    start: int,
+    stop: int,
+    persistent: Optional[Callable[[Any], Any]] = None,
+    machine: Optional[Type[Machine]] = None,
 ) -> Tuple[Any, int]:
     """The value of the pickle that begins at `data[start]`, and the place after its end.
 
@@ -36,16 +46,19 @@ def load_pickle(
         data: what holds the pickle; large byte strings of the value are spans of it.
         start, stop: where it begins, and where it must have ended.
         persistent: turns a persistent id (torch's storages) into a value; None where the format has none.
+        machine: a subclass with opcodes of its own.
 
     Raises:
         FormatError: something that is not allowed, or not a pickle. Damaged bytes may raise other exceptions too;
             nothing has been executed then either.
     """
-    machine = _Machine(data, start, stop, persistent)
-    return machine.run(), machine.position
+    running = (machine or Machine)(data, start, stop, persistent)
+    return running.run(), running.position
 
 
-class _Machine:
+class Machine:
+    actions: Dict[bytes, Callable[[Any], None]]  # by opcode
+
     def __init__(
         self, data: Union[mmap.mmap, bytes], start: int, stop: int, persistent: Optional[Callable[[Any], Any]]
     ):
@@ -61,10 +74,13 @@ class _Machine:
     def run(self) -> Any:
         while True:
             self.spend(1)
-            opcode = self.take(1)
+            if self.position >= self.stop:
+                raise FormatError("ends early: in its pickle")
+            opcode = self.data[self.position : self.position + 1]
+            self.position += 1
             if opcode == pickle.STOP:
                 return self.stack.pop()
-            action = _ACTIONS.get(opcode)
+            action = self.actions.get(opcode)
             if action is None:
                 raise FormatError(_refusal(opcode))
             action(self)
@@ -90,12 +106,18 @@ class _Machine:
     def number(self, form: str) -> Any:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
-    def line(self, limit: Optional[int] = None) -> bytes:
+    def line_span(self, limit: Optional[int] = None) -> Span:
         stop = self.stop if limit is None else min(self.stop, self.position + limit + 1)
         end = self.data.find(b"\n", self.position, stop)
         if end < 0:
             raise FormatError("ends early, or is no pickle: a line of text does not end")
-        return self.take(end + 1 - self.position)[:-1]
+        line = self.span(end - self.position)
+        self.position += 1
+        return line
+
+    def line(self, limit: Optional[int] = None) -> bytes:
+        line = self.line_span(limit)
+        return self.data[line.start : line.stop]
 
     # The stack
 
@@ -146,6 +168,21 @@ class _Machine:
         else:
             self.push(self.take(size).decode("utf-8"))
 
+    def text_line(self) -> None:
+        line = self.line_span()
+        if line.size > MAX_NAME:
+            line.release()  # looking for its end has read it
+            self.push(TextBytes(line, escaped=True))
+        else:
+            self.push(codecs.decode(self.data[line.start : line.stop], "raw-unicode-escape"))
+
+    def string_line(self) -> None:
+        """Python 2's str at protocol 0: as its source code would have it."""
+        quoted = self.line()
+        if len(quoted) < 2 or quoted[:1] != quoted[-1:] or quoted[:1] not in (b"'", b'"'):
+            raise FormatError("holds a damaged pickle: a text without quotes")
+        self.push(codecs.escape_decode(quoted[1:-1])[0].decode("latin-1"))  # type: ignore[attr-defined]
+
     def string(self, size: int) -> None:
         """Python 2's str: a name or bytes."""
         self.push(self.take(size).decode("latin-1") if size <= MAX_NAME else self.span(size))
@@ -188,13 +225,23 @@ class _Machine:
     def put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
+    def find(self, module: Any, name: Any) -> Any:
+        return find_global(module, name)
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        if type(function) is not Function or type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+            raise FormatError("calls what is no function, or with arguments that no function of weight files takes")
+        # One list can be handed over many times: its length counts as work each time.
+        self.spend(sum(len(argument) for argument in arguments if type(argument) is list))
+        return function(*arguments)
+
     def global_line(self) -> None:
         module = self.line(MAX_NAME).decode("utf-8")
-        self.push(find_global(module, self.line(MAX_NAME).decode("utf-8")))
+        self.push(self.find(module, self.line(MAX_NAME).decode("utf-8")))
 
     def stack_global(self) -> None:
         name = self.stack.pop()
-        self.push(find_global(self.stack.pop(), name))
+        self.push(self.find(self.stack.pop(), name))
 
     def instance(self) -> None:
         """INST names a class and calls it in one: nothing that is allowed is made so."""
@@ -203,12 +250,14 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments = self.stack.pop()
-        function = self.stack.pop()
-        if type(function) is not Function or type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
-            raise FormatError("calls what is no function, or with arguments that no function of weight files takes")
-        # One list can be handed over many times: its length counts as work each time.
-        self.spend(sum(len(argument) for argument in arguments if type(argument) is list))
-        self.push(function(*arguments))
+        self.push(self.call(self.stack.pop(), arguments))
+
+    def new_tuple(self) -> None:
+        """NEWOBJ makes an object of any class. torch 1.0 wrote its sizes so; a tuple is the only one that is made."""
+        kind = self.stack[-2]
+        if type(kind) is not Function or kind.build is not make_tuple:
+            raise FormatError(_refusal(pickle.NEWOBJ))
+        self.reduce()
 
     def build(self) -> None:
         state = self.stack.pop()
@@ -231,15 +280,15 @@ def _refusal(opcode: bytes) -> str:
     return f"is no weight file, or a damaged one: {opcode!r} is no step of a pickle"
 
 
-_ACTIONS: Dict[bytes, Callable[[_Machine], None]] = {
-    pickle.PROTO: _Machine.protocol,
-    pickle.FRAME: _Machine.frame,
+Machine.actions = {
+    pickle.PROTO: Machine.protocol,
+    pickle.FRAME: Machine.frame,
     # plain values
     pickle.NONE: lambda m: m.push(None),
     pickle.NEWTRUE: lambda m: m.push(True),
     pickle.NEWFALSE: lambda m: m.push(False),
-    pickle.INT: _Machine.integer_line,
-    pickle.LONG: _Machine.integer_line,
+    pickle.INT: Machine.integer_line,
+    pickle.LONG: Machine.integer_line,
     pickle.BININT: lambda m: m.push(m.number("<i")),
     pickle.BININT1: lambda m: m.push(m.number("<B")),
     pickle.BININT2: lambda m: m.push(m.number("<H")),
@@ -247,7 +296,8 @@ _ACTIONS: Dict[bytes, Callable[[_Machine], None]] = {
     pickle.LONG4: lambda m: m.long(m.number("<i")),
     pickle.FLOAT: lambda m: m.push(float(m.line(MAX_DIGITS))),
     pickle.BINFLOAT: lambda m: m.push(m.number(">d")),
-    pickle.UNICODE: lambda m: m.push(codecs.decode(m.line(), "raw-unicode-escape")),
+    pickle.UNICODE: Machine.text_line,
+    pickle.STRING: Machine.string_line,
     pickle.BINUNICODE: lambda m: m.text(m.number("<I")),
     pickle.SHORT_BINUNICODE: lambda m: m.text(m.number("<B")),
     pickle.BINUNICODE8: lambda m: m.text(m.number("<Q")),
@@ -258,9 +308,9 @@ _ACTIONS: Dict[bytes, Callable[[_Machine], None]] = {
     pickle.BINBYTES8: lambda m: m.push(m.span(m.number("<Q"))),
     pickle.BYTEARRAY8: lambda m: m.push(m.span(m.number("<Q"))),
     # containers
-    pickle.MARK: _Machine.mark,
-    pickle.POP: _Machine.pop,
-    pickle.POP_MARK: _Machine.pop_to_mark,
+    pickle.MARK: Machine.mark,
+    pickle.POP: Machine.pop,
+    pickle.POP_MARK: Machine.pop_to_mark,
     pickle.DUP: lambda m: m.push(m.stack[-1]),
     pickle.EMPTY_TUPLE: lambda m: m.push(()),
     pickle.TUPLE: lambda m: m.push(tuple(m.pop_mark())),
@@ -269,11 +319,11 @@ _ACTIONS: Dict[bytes, Callable[[_Machine], None]] = {
     pickle.TUPLE3: lambda m: m.pop_tuple(3),
     pickle.EMPTY_LIST: lambda m: m.push([]),
     pickle.LIST: lambda m: m.push(m.pop_mark()),
-    pickle.APPEND: _Machine.append_one,
+    pickle.APPEND: Machine.append_one,
     pickle.APPENDS: lambda m: m.append(m.pop_mark()),
     pickle.EMPTY_DICT: lambda m: m.push({}),
-    pickle.DICT: _Machine.make_dict,
-    pickle.SETITEM: _Machine.set_item,
+    pickle.DICT: Machine.make_dict,
+    pickle.SETITEM: Machine.set_item,
     pickle.SETITEMS: lambda m: m.set_items(m.pop_mark()),
     # memory
     pickle.PUT: lambda m: m.put(int(m.line(MAX_DIGITS))),
@@ -284,10 +334,11 @@ _ACTIONS: Dict[bytes, Callable[[_Machine], None]] = {
     pickle.BINGET: lambda m: m.push(m.memo[m.number("<B")]),
     pickle.LONG_BINGET: lambda m: m.push(m.memo[m.number("<I")]),
     # names and what is made of them
-    pickle.GLOBAL: _Machine.global_line,
-    pickle.STACK_GLOBAL: _Machine.stack_global,
-    pickle.INST: _Machine.instance,
-    pickle.REDUCE: _Machine.reduce,
-    pickle.BUILD: _Machine.build,
-    pickle.BINPERSID: _Machine.persistent_id,
+    pickle.GLOBAL: Machine.global_line,
+    pickle.STACK_GLOBAL: Machine.stack_global,
+    pickle.INST: Machine.instance,
+    pickle.REDUCE: Machine.reduce,
+    pickle.NEWOBJ: Machine.new_tuple,
+    pickle.BUILD: Machine.build,
+    pickle.BINPERSID: Machine.persistent_id,
 }

@@ -5,22 +5,26 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Dict, List, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
 import numpy as np
 
-from ppdiffusers.checkpoints.allowed import PickledArray, TorchTensor
+from model_zoo.formats import zip_archive
+from model_zoo.formats.safetensors_header import looks_like_safetensors
+from ppdiffusers.checkpoints.allowed import Foreign, PickledArray, TorchTensor
 from ppdiffusers.checkpoints.errors import CheckpointError, FormatError, shorten
 from ppdiffusers.checkpoints.pickle_machine import load_pickle
-from ppdiffusers.checkpoints.safetensors_files import looks_like_safetensors, read_safetensors
+from ppdiffusers.checkpoints.safetensors_files import read_safetensors
 from ppdiffusers.checkpoints.tensors import StoredTensor
-from ppdiffusers.checkpoints.torch_files import LEGACY_MAGIC, ZIP_MAGIC, read_legacy, read_zip
+from ppdiffusers.checkpoints.torch_files import LEGACY_MAGIC, read_legacy, read_zip
 from ppdiffusers.config import PathLike
 
 REMEDY = "fetch it again from its source, or save the model there as safetensors"
 PADDLE_FORMATS = ("pd", "paddle")  # in the metadata of safetensors
 PADDLE_NAMES = ("diffusion_paddle_model", "model_state")  # of safetensors files; shards add "-00001-of-00002"
 SPLIT_ARRAYS = "UnpackBigParamInfor@@"  # the spelling is Paddle's
+
+Tensors = Dict[str, Union[StoredTensor, Foreign]]  # Foreign only where objects are skipped
 
 
 class Checkpoint:
@@ -31,7 +35,7 @@ class Checkpoint:
         layout: "paddle" where the weights of linear layers are [in, out], "torch" where they are [out, in].
     """
 
-    def __init__(self, path: Path, layout: str, tensors: Dict[str, StoredTensor], data: mmap.mmap):
+    def __init__(self, path: Path, layout: str, tensors: Tensors, data: mmap.mmap):
         self.path = path
         self.layout = layout
         self._tensors = tensors
@@ -90,11 +94,19 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} was closed; open it again to read {shorten(name)!r}")
         if name not in self._tensors:
             raise CheckpointError(f"{self.path} has no tensor {shorten(name)!r}; it has {_some(self._tensors)}")
-        return self._tensors[name]
+        tensor = self._tensors[name]
+        if isinstance(tensor, Foreign):
+            raise CheckpointError(f"{self.path}: {shorten(name)!r} is no tensor: it {tensor.fault}; {REMEDY}")
+        return tensor
 
 
-def open_checkpoint(path: PathLike) -> Checkpoint:
+def open_checkpoint(path: PathLike, skip_objects: bool = False) -> Checkpoint:
     """Open a weight file of any known format; nothing that it holds is executed, and no tensor is read yet.
+
+    Args:
+        skip_objects: for training checkpoints, such as Lightning's: objects of other libraries are passed over, as
+            placeholders that hold nothing, instead of refused. Still nothing is imported or called for them, and
+            whatever is used as a tensor must be one.
 
     Raises:
         CheckpointError: no such file, not a weight file, a damaged one, or one that names code.
@@ -108,7 +120,7 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
                 raise CheckpointError(f"{file_path} is empty; {REMEDY}")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             try:
-                layout, tensors = _read(file_path, file, data)
+                layout, tensors = _read(file_path, data, skip_objects)
             except BaseException:
                 _close(data)
                 raise
@@ -130,33 +142,35 @@ def _close(data: mmap.mmap) -> None:
         pass  # arrays that were read are still in use: the map goes with the last of them
 
 
-def _read(path: Path, file: BinaryIO, data: mmap.mmap) -> Tuple[str, Dict[str, StoredTensor]]:
+def _read(path: Path, data: mmap.mmap, skip_objects: bool) -> Tuple[str, Tensors]:
     """Layout and tensors. The magic decides, since people rename files."""
-    if data[:4] == ZIP_MAGIC:
-        return "torch", _named_tensors(read_zip(file, data))
+    if data[:4] == zip_archive.MAGIC:
+        return "torch", _named_tensors(read_zip(data, skip_objects))
     if looks_like_safetensors(data):
         tensors, metadata = read_safetensors(data)
         paddle = metadata.get("format") in PADDLE_FORMATS or path.name.startswith(PADDLE_NAMES)
-        return "paddle" if paddle else "torch", tensors
+        return "paddle" if paddle else "torch", dict(tensors)
     if data[257:262] == b"ustar":
         raise FormatError("is a tar archive: torch wrote weights so before 0.2, and that is not read")
     if data[0] not in b"\x80(}c":  # PROTO, or how a dictionary begins at protocols 0 and 1
         raise FormatError(f"is no weight file: it begins with {bytes(data[:16])!r}")
     value, end = load_pickle(data, 0, len(data))
     if value == LEGACY_MAGIC:
-        return "torch", _named_tensors(read_legacy(data, end))
+        return "torch", _named_tensors(read_legacy(data, end, skip_objects))
     if end != len(data):
         raise FormatError(f"has {len(data) - end} bytes after its end")
     return "paddle", _named_tensors(value)
 
 
-def _named_tensors(value: Any) -> Dict[str, StoredTensor]:
+def _named_tensors(value: Any) -> Tensors:
     """The tensors of a state dict, or of the "state_dict" in a training checkpoint; other values are left out."""
+    if isinstance(value, Foreign):
+        raise FormatError(value.fault)
     if type(value) is dict and type(value.get("state_dict")) is dict:
         value = value["state_dict"]
     if type(value) is not dict:
         raise FormatError(f"holds a {type(value).__name__} instead of tensors by name")
-    tensors: Dict[str, StoredTensor] = {}
+    tensors: Tensors = {}
     for name, item in value.items():
         if type(item) is tuple and len(item) == 2:  # (Paddle's name of the parameter, its array)
             item = item[1]
@@ -164,6 +178,8 @@ def _named_tensors(value: Any) -> Dict[str, StoredTensor]:
             if type(name) is not str:
                 raise FormatError(f"has a {type(name).__name__} where a tensor's name should be")
             tensors[name] = item.tensor()
+        elif isinstance(item, Foreign) and type(name) is str:
+            tensors[name] = item
     if SPLIT_ARRAYS in value:
         _join_split_arrays(tensors, value[SPLIT_ARRAYS])
     if value and not tensors:
@@ -171,8 +187,8 @@ def _named_tensors(value: Any) -> Dict[str, StoredTensor]:
     return tensors
 
 
-def _join_split_arrays(tensors: Dict[str, StoredTensor], plan: Any) -> None:
-    """Put together the arrays of 4 GB and more that Paddle splits at pickle protocols 2 and 3.
+def _join_split_arrays(tensors: Tensors, plan: Any) -> None:
+    """Put together the arrays of 1 GiB and more that Paddle splits at pickle protocols 2 and 3.
 
     `plan` is {name: {"OriginShape": shape, "slices": names of its flat parts}}.
     """
@@ -187,9 +203,9 @@ def _join_split_arrays(tensors: Dict[str, StoredTensor], plan: Any) -> None:
             or not all(type(part) is str for part in names)
         ):
             raise FormatError("has a damaged list of split arrays")
-        if not all(part in tensors for part in names) or len(set(names)) != len(names):
+        parts = [part for part in (tensors.pop(part, None) for part in names) if isinstance(part, StoredTensor)]
+        if len(parts) != len(names):  # one is missing, or named twice
             raise FormatError(f"lacks a part of the split array {shorten(name)!r}")
-        parts = [tensors.pop(part) for part in names]
         if len({part.stored for part in parts}) != 1 or any(len(part.shape) != 1 for part in parts):
             raise FormatError(f"has parts of several types for the split array {shorten(name)!r}")
         chunks = [chunk for part in parts for chunk in part.chunks]

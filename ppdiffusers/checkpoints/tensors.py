@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import mmap
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -23,6 +24,9 @@ STORED_AS: Dict[str, np.dtype] = {
     "uint8": np.dtype("u1"),
     "bool": np.dtype("?"),
 }
+
+PIECE = 2**20  # bytes of text that are decoded at once
+LONGEST_ESCAPE = len("\\U0001F600")
 
 MAX_DIMENSIONS = 32  # numpy 1 allows no more
 MAX_BYTES = 2**48  # no tensor is larger; keeps products of hostile sizes far from numpy's overflow
@@ -45,6 +49,13 @@ class Span:
     def buffer(self) -> memoryview:
         return memoryview(self.source)[self.start : self.stop]
 
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes one after the other, each piece's memory given back behind it."""
+        for start in range(self.start, self.stop, PIECE):
+            piece = Span(self.source, start, min(start + PIECE, self.stop))
+            yield bytes(piece.buffer())
+            piece.release()
+
     def release(self) -> None:
         """Let the system take the pages back; a later look fetches them from the file again."""
         if isinstance(self.source, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -53,12 +64,16 @@ class Span:
 
 
 class TextBytes:
-    """Bytes that a pickle holds as text, one character a byte: Python 3 writes them so at protocols 0 to 2."""
+    """Bytes that a pickle holds as text, one character a byte: Python 3 writes them so at protocols 0 to 2.
 
-    __slots__ = ("text",)
+    A span holds UTF-8, or at protocol 0 the "raw-unicode-escape" encoding.
+    """
 
-    def __init__(self, text: Union[str, Span]):
-        self.text = text  # a Span holds UTF-8
+    __slots__ = ("text", "escaped")
+
+    def __init__(self, text: Union[str, Span], escaped: bool = False):
+        self.text = text
+        self.escaped = escaped
 
     @property
     def size(self) -> Optional[int]:
@@ -66,8 +81,27 @@ class TextBytes:
         return len(self.text) if isinstance(self.text, str) else None
 
     def buffer(self) -> memoryview:
-        text = self.text if isinstance(self.text, str) else str(self.text.buffer(), "utf-8")
-        return memoryview(text.encode("latin-1"))
+        return memoryview(_joined([self]))
+
+    def pieces(self) -> Iterator[bytes]:
+        """The file's pages, the text and the bytes of all of it together would be three times the tensor."""
+        if isinstance(self.text, str):
+            yield self.text.encode("latin-1")
+            return
+        span = self.text
+        utf8 = codecs.getincrementaldecoder("utf-8")()
+        start = span.start
+        while start < span.stop:
+            stop = min(start + PIECE, span.stop)
+            if self.escaped and stop < span.stop:
+                escape = span.source.rfind(b"\\", stop - LONGEST_ESCAPE, stop)
+                stop = escape if escape > start else stop
+            piece = Span(span.source, start, stop)
+            raw = bytes(piece.buffer())
+            piece.release()
+            text = codecs.decode(raw, "raw-unicode-escape") if self.escaped else utf8.decode(raw, stop == span.stop)
+            yield text.encode("latin-1")
+            start = stop
 
     def release(self) -> None:
         if isinstance(self.text, Span):
@@ -75,6 +109,14 @@ class TextBytes:
 
 
 Chunk = Union[Span, TextBytes]
+
+
+def _joined(chunks: Sequence[Chunk]) -> bytearray:
+    joined = bytearray()
+    for chunk in chunks:
+        for piece in chunk.pieces():
+            joined += piece
+    return joined
 
 
 def as_chunk(raw: Any) -> Chunk:
@@ -156,11 +198,7 @@ class StoredTensor:
         if len(self.chunks) == 1:
             raw = self.chunks[0].buffer()
         else:
-            joined = bytearray()
-            for chunk in self.chunks:
-                joined += chunk.buffer()
-                chunk.release()
-            raw = memoryview(joined)
+            raw = memoryview(_joined(self.chunks))
         self._check_size(len(raw))
         itemsize = self.stored.itemsize
         # Through an array, which keeps the memoryview: given the memoryview itself, numpy would keep only what is

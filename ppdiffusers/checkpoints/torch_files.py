@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import struct
-import zipfile
 from mmap import mmap
-from typing import Any, BinaryIO, Dict, Tuple
+from typing import Any, Dict, Tuple
 
+from model_zoo.formats.zip_archive import STORED, read_entries
 from ppdiffusers.checkpoints.allowed import StorageType, TorchStorage
 from ppdiffusers.checkpoints.errors import FormatError, shorten
 from ppdiffusers.checkpoints.pickle_machine import load_pickle
+from ppdiffusers.checkpoints.skipping import SkippingMachine
 from ppdiffusers.checkpoints.tensors import STORED_AS, Chunk, Span
 
-ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the value of the first pickle of the older files
 LEGACY_VERSION = 1001
 
@@ -20,9 +20,12 @@ LEGACY_VERSION = 1001
 MAX_UNPACKED = 16 * 2**20
 
 
-def read_zip(file: BinaryIO, data: mmap) -> Any:
-    """The value that `torch.save` wrote to a zip archive, with `TorchTensor`s for tensors."""
-    archive = _Archive(file, data)
+def read_zip(data: mmap, skip_objects: bool = False) -> Any:
+    """The value that `torch.save` wrote to a zip archive, with `TorchTensor`s for tensors.
+
+    `skip_objects` is that of `open_checkpoint`.
+    """
+    archive = _Archive(data)
     pickles = [name for name in archive.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise FormatError("is a zip archive, but not one that torch.save wrote (no data.pkl in its folder)")
@@ -40,10 +43,12 @@ def read_zip(file: BinaryIO, data: mmap) -> Any:
         return TorchStorage(dtype, key, places)
 
     program = archive.entry(pickles[0])
-    return load_pickle(program.source, program.start, program.stop, storage)[0]
+    return load_pickle(program.source, program.start, program.stop, storage, SkippingMachine if skip_objects else None)[
+        0
+    ]
 
 
-def read_legacy(data: mmap, start: int) -> Any:
+def read_legacy(data: mmap, start: int, skip_objects: bool = False) -> Any:
     """The value in a file of torch before 1.6, whose first pickle (the magic number) ended at `start`."""
     (version, start), (system, start) = _two_pickles(data, start)
     if version != LEGACY_VERSION or type(system) is not dict or system.get("little_endian") is not True:
@@ -59,7 +64,7 @@ def read_legacy(data: mmap, start: int) -> Any:
             raise FormatError(f"gives the storage {shorten(key)!r} two types or sizes")
         return TorchStorage(dtype, key, places)
 
-    value, start = load_pickle(data, start, len(data), storage)
+    value, start = load_pickle(data, start, len(data), storage, SkippingMachine if skip_objects else None)
     keys, start = load_pickle(data, start, len(data))
     if type(keys) is not list or not all(type(key) is str and key in wanted for key in keys):
         raise FormatError("has a damaged list of storages")
@@ -101,14 +106,11 @@ def _check_storage(dtype: str, count: int, place: Chunk) -> None:
 class _Archive:
     """The entries of a zip file as spans of its memory map."""
 
-    def __init__(self, file: BinaryIO, data: mmap):
+    def __init__(self, data: mmap):
         self.data = data
-        try:
-            self.archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
-            raise FormatError(f"is no whole zip archive ({error}): it may end early") from None
-        self.entries = {entry.filename: entry for entry in self.archive.infolist()}
-        if len(self.entries) != len(self.archive.infolist()):
+        entries = read_entries(data)
+        self.entries = {entry.name: entry for entry in entries}
+        if len(self.entries) != len(entries):
             raise FormatError("is a zip archive with two entries of one name")
         self.unpacked = 0
 
@@ -116,26 +118,8 @@ class _Archive:
         entry = self.entries.get(name)
         if entry is None:
             raise FormatError(f"is a zip archive without the entry {shorten(name)!r}")
-        if entry.flag_bits & 1:
-            raise FormatError("is an encrypted zip archive")
-        if entry.compress_type == zipfile.ZIP_STORED:
-            return self._stored(entry)
-        self.unpacked += entry.file_size
-        if self.unpacked > MAX_UNPACKED:
-            raise FormatError(
-                f"is a compressed zip archive of more than {MAX_UNPACKED >> 20} MiB, which torch.save does not write; "
-                "unpack it and zip it without compression (zip -0)"
-            )
-        content = self.archive.read(entry)
+        if entry.method == STORED:
+            return Span(self.data, entry.start, entry.stop)
+        content = entry.unpack(self.data, MAX_UNPACKED - self.unpacked)
+        self.unpacked += len(content)
         return Span(content, 0, len(content))
-
-    def _stored(self, entry: zipfile.ZipInfo) -> Span:
-        # The local header repeats the name and may have other extra fields (torch aligns the data with them).
-        header = self.data[entry.header_offset : entry.header_offset + 30]
-        if len(header) != 30 or header[:4] != ZIP_MAGIC:
-            raise FormatError(f"is a damaged zip archive: the entry {shorten(entry.filename)!r} is not where it should")
-        name_length, extra_length = struct.unpack("<HH", header[26:30])
-        start = entry.header_offset + 30 + name_length + extra_length
-        if entry.compress_size != entry.file_size or start + entry.file_size > len(self.data):
-            raise FormatError(f"is a damaged zip archive: the entry {shorten(entry.filename)!r} does not fit")
-        return Span(self.data, start, start + entry.file_size)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import struct
-from typing import Any, BinaryIO, Dict, Mapping
+from typing import Any, BinaryIO, Callable, Dict, Mapping, NamedTuple, Tuple, Union
 
 import numpy as np
 
@@ -14,11 +15,30 @@ from ppdiffusers.checkpoints.safetensors_files import DTYPES
 from ppdiffusers.checkpoints.tensors import STORED_AS
 from ppdiffusers.config import PathLike, replacing
 
-CODES = {STORED_AS[name]: code for code, name in DTYPES.items()}  # uint16 is Paddle's bfloat16, and so "BF16"
+CODES = {name: code for code, name in DTYPES.items()}
+NAMES = {STORED_AS[name]: name for name in CODES}  # uint16 is Paddle's bfloat16
 PADDLE_NAMES_KEY = "StructuredToParameterName@@"
 
 
-def save_safetensors(path: PathLike, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+class Pending(NamedTuple):
+    """An array that is made when it is written, so that a model passes through memory tensor by tensor.
+
+    `dtype` is a key of `STORED_AS`, which says what `make` returns: uint16 for bfloat16.
+    """
+
+    dtype: str
+    shape: Tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * STORED_AS[self.dtype].itemsize
+
+
+Writable = Union[np.ndarray, Pending]
+
+
+def save_safetensors(path: PathLike, arrays: Mapping[str, Writable], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file; arrays of uint16 are bfloat16 bits, as Paddle gives them.
 
     The header is written here and the arrays one by one after it: the library's numpy front cannot write bfloat16,
@@ -29,13 +49,13 @@ def save_safetensors(path: PathLike, arrays: Mapping[str, np.ndarray], metadata:
     """
     if not all(type(key) is str and type(value) is str for key, value in metadata.items()):
         raise CheckpointError(f"the metadata of {path} must be text, not {dict(metadata)!r}")
-    plain = {name: _plain(path, name, array) for name, array in arrays.items()}
+    pending = {name: as_pending(path, name, array) for name, array in arrays.items()}
     # Wide types first, so that every array begins at a multiple of its item size.
-    order = sorted(plain, key=lambda name: (-plain[name].itemsize, name))
+    order = sorted(pending, key=lambda name: (-STORED_AS[pending[name].dtype].itemsize, name))
     header: Dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     for name in order:
-        array = plain[name]
+        array = pending[name]
         header[name] = {
             "dtype": CODES[array.dtype],
             "shape": list(array.shape),
@@ -47,7 +67,7 @@ def save_safetensors(path: PathLike, arrays: Mapping[str, np.ndarray], metadata:
     with replacing(path) as part, part.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            _write(file, plain[name])
+            write_array(file, pending[name])
 
 
 def save_pdparams(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -62,14 +82,24 @@ def save_pdparams(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
         pickle.dump(plain, file, protocol=4)
 
 
+def as_pending(path: PathLike, name: str, array: Writable) -> Pending:
+    if isinstance(array, Pending):
+        return array
+    plain = _plain(path, name, array)
+    return Pending(NAMES[plain.dtype], plain.shape, lambda: plain)
+
+
 def _plain(path: PathLike, name: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
     little = array.dtype.newbyteorder("<")
-    if type(name) is not str or name == "__metadata__" or little not in CODES:
-        known = ", ".join(str(dtype) for dtype in CODES)
+    if type(name) is not str or name == "__metadata__" or little not in NAMES:
+        known = ", ".join(str(dtype) for dtype in NAMES)
         raise CheckpointError(f"{path} cannot hold {name!r} of the type {array.dtype}; convert it to one of {known}")
     return array.astype(little, copy=False)
 
 
-def _write(file: BinaryIO, array: np.ndarray) -> None:
-    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+def write_array(file: BinaryIO, pending: Pending) -> None:
+    array = np.ascontiguousarray(pending.make())
+    if (array.dtype, array.nbytes) != (STORED_AS[pending.dtype], pending.nbytes):
+        raise CheckpointError(f"{pending.dtype} {list(pending.shape)} became {array.dtype} {list(array.shape)}")
+    file.write(array.reshape(-1).view(np.uint8).data)

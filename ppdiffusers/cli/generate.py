@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from typing import Any
 
 from ppdiffusers.cli.sample import add_common, draw, plan
@@ -31,16 +30,11 @@ def run(args: argparse.Namespace) -> int:
 
     from ppdiffusers import LDMTextToImagePipeline
 
-    load = functools.partial(LDMTextToImagePipeline.from_pretrained, args.model)
     parameters = {
         "prompt": args.prompt,
         "negative_prompt": args.negative or "",
-        "model": args.model,
-        "steps": args.steps,
         "guidance": args.guidance,
-        "eta": args.eta,
     }
-    draw(load, targets, args.seed, parameters, prompt=args.prompt, negative_prompt=args.negative,
-         height=args.height, width=args.width, num_inference_steps=args.steps, guidance_scale=args.guidance,
-         eta=args.eta)  # fmt: skip
+    draw(LDMTextToImagePipeline, targets, args, parameters, prompt=args.prompt, negative_prompt=args.negative,
+         height=args.height, width=args.width, guidance_scale=args.guidance)  # fmt: skip
     return 0

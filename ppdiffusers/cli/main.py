@@ -8,7 +8,7 @@ import warnings
 from typing import List, Optional
 
 import model_zoo
-from ppdiffusers.cli import generate, sample, upscale
+from ppdiffusers.cli import convert, export, generate, inpaint, layout, sample, synthesize, upscale
 from ppdiffusers.version import __version__
 
 
@@ -20,6 +20,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     upscale.add_parser(commands)
     generate.add_parser(commands)
     sample.add_parser(commands)
+    inpaint.add_parser(commands)
+    synthesize.add_parser(commands)
+    layout.add_parser(commands)
+    convert.add_parser(commands)
+    export.add_parser(commands)
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", message="No ccache found")  # paddle's, at import; nothing is compiled here
     try:

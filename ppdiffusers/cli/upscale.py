@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 import sys
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any, Dict, List, Tuple
 
 from PIL import Image, PngImagePlugin
 
+from ppdiffusers.cli import engine, quality
 from ppdiffusers.config import replacing
 from ppdiffusers.images import ImageError, open_image
 
 DEFAULT_MODEL = "ppdiffusers/ldm-super-resolution-4x-tiny"
-DEFAULT_STEPS = 10  # of the embedded model, whose trailing spacing needs no more
 _OPAQUE = (".jpg", ".jpeg", ".jfif", ".ppm", ".eps")  # formats without an alpha channel
 
 
@@ -24,9 +23,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("input", type=Path, metavar="IN", help="a picture, or a folder of pictures")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="a file; a folder for a folder")
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="name or folder (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, metavar="N", help="default: %(default)s")
+    quality.add_options(parser, "balanced")
     parser.add_argument("--eta", type=float, default=0.0, metavar="E", help="0 deterministic (default) to 1 as DDPM")
     parser.add_argument("--seed", type=int, metavar="S", help="fixes the result; drawn and printed when not given")
+    engine.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -36,9 +36,7 @@ def run(args: argparse.Namespace) -> int:
     opened, failures = [], 0
     for source, target in jobs:  # before the model is loaded: a bad picture should not cost that wait
         try:
-            image = open_image(source)
-            if target.suffix.lower() in _OPAQUE and ("A" in image.mode or "transparency" in image.info):
-                raise ImageError(f"{source} is transparent, and {target.suffix} cannot hold that; write a .png")
+            open_source(source, target)
             opened.append((source, target))
         except ImageError as error:
             if len(jobs) == 1:
@@ -50,25 +48,26 @@ def run(args: argparse.Namespace) -> int:
 
     from ppdiffusers import Generator, LDMSuperResolutionPipeline
 
-    use_all_cores()
     generator = Generator(seed)  # a seed that cannot be is an error before the model is loaded
-    pipeline = LDMSuperResolutionPipeline.from_pretrained(args.model)
-    parameters = {"model": args.model, "steps": args.steps, "eta": args.eta, "seed": seed}
+    pipeline = LDMSuperResolutionPipeline.from_pretrained(args.model, **engine.loading(args))
+    steps = quality.choose(pipeline, args)
+    parameters = {"model": args.model, **quality.described(args, steps), "eta": args.eta, "seed": seed}
     for source, target in opened:
         image = open_image(source)
         pipeline.set_progress_bar_config(desc=source.name, unit="step", disable=None)
         generator.manual_seed(seed)  # a picture's result does not depend on its neighbours
-        result = pipeline(image, num_inference_steps=args.steps, eta=args.eta, generator=generator)[0][0]
+        result = pipeline(image, num_inference_steps=steps, eta=args.eta, generator=generator)[0][0]
         save(result, target, parameters)
         print(f"{target}: {image.width}x{image.height} -> {result.width}x{result.height}, seed {seed}")
     return 2 if failures else 0
 
 
-def use_all_cores() -> None:
-    """Importing paddle leaves it one thread; a command has the machine to itself."""
-    import paddle
-
-    paddle.base.core.set_num_threads(os.cpu_count() or 1)
+def open_source(source: Path, target: Path) -> Image.Image:
+    """`open_image` of what becomes `target`; raises ImageError where that cannot hold the picture's transparency."""
+    image = open_image(source)
+    if target.suffix.lower() in _OPAQUE and ("A" in image.mode or "transparency" in image.info):
+        raise ImageError(f"{source} is transparent, and {target.suffix} cannot hold that; write a .png")
+    return image
 
 
 def plan(source: Path, target: Path) -> List[Tuple[Path, Path]]:

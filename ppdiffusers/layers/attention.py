@@ -11,6 +11,7 @@ from paddle import nn
 
 # Query rows times key rows whose scores are held at once: 16 Mi scores are 64 MB in float32.
 _SCORES_AT_ONCE = 1 << 24
+_EXPORTED_BLOCKS = 8
 
 
 class Attention(nn.Layer):
@@ -71,16 +72,22 @@ def merge_heads(tokens: paddle.Tensor) -> paddle.Tensor:
 def attend(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
     """softmax(Q K^T / sqrt(d)) V for `[B, heads, T, d]` tensors; T of the queries may be another one.
 
-    Eagerly, queries go in blocks, so that memory grows with T and not with its square: the decoder
-    of a 128x128 latent would otherwise hold 1 GB of scores.
+    Queries go in blocks, so that memory grows with T and not with its square: the decoder of a 128x128
+    latent would otherwise hold 1 GB of scores.
     """
     query = query * (1 / math.sqrt(query.shape[-1]))
 
     def rows(part: paddle.Tensor) -> paddle.Tensor:
         return paddle.matmul(F.softmax(paddle.matmul(part, key, transpose_y=True), axis=-1), value)
 
-    if not paddle.in_dynamic_mode():  # exported with symbolic sizes: no Python loop over them
-        return rows(query)
+    if not paddle.in_dynamic_mode():  # exported, with symbolic sizes: a fixed number of blocks
+        if query.shape[1] != 1:  # the single head of an autoencoder meets the longest sequences
+            return rows(query)
+        length = paddle.shape(query)[2]
+        query = paddle.concat([query] + [query[:, :, :1]] * _EXPORTED_BLOCKS, axis=2)  # so that no block is empty
+        bounds = [(length + _EXPORTED_BLOCKS) * i // _EXPORTED_BLOCKS for i in range(_EXPORTED_BLOCKS + 1)]
+        blocks = [rows(query[:, :, start:end]) for start, end in zip(bounds, bounds[1:])]
+        return paddle.concat(blocks, axis=2)[:, :, :length]
     batch, heads, length, _ = query.shape
     block = max(1, _SCORES_AT_ONCE // (batch * heads * key.shape[2]))
     if length <= block:

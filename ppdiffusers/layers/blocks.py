@@ -22,6 +22,10 @@ class BlockType(NamedTuple):
     cross_attention: bool = False  # a transformer that also reads what the model is conditioned on
     resnet_resampling: bool = False  # a residual block resamples, instead of a convolution
 
+    def resampling(self, configured: str) -> str:
+        """ "conv" or "resnet": where there is attention, what the config says; elsewhere, what the type's name says."""
+        return configured if self.attention else "resnet" if self.resnet_resampling else "conv"
+
 
 DOWN_BLOCKS: Dict[str, BlockType] = {
     "DownBlock2D": BlockType(),
@@ -71,6 +75,18 @@ def check_levels(block_out_channels: Sequence[int], down: Sequence[str], up: Seq
         )
 
 
+def per_level(key: str, value: Any, levels: int) -> Tuple[Any, ...]:
+    """A config's value for each level, of one for all of them or a list.
+
+    Raises:
+        ValueError: a list of another length.
+    """
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
+    if len(values) != levels:
+        raise ValueError(f"{key} has {len(values)} entries; give one value, or one for each of the {levels} levels")
+    return values
+
+
 class DownBlock(nn.Layer):
     """`num_layers` residual blocks, then a halving unless `downsample` is None.
 
@@ -104,6 +120,7 @@ class DownBlock(nn.Layer):
             self.downsamplers = nn.LayerList([ResnetBlock2D(out_channels, out_channels, down=True, **resnet)])
         elif downsample is not None:
             self.downsamplers = nn.LayerList([Downsample2D(out_channels, padding=downsample_padding)])
+        self.num_layers = num_layers + (downsample is not None)  # each makes a skip connection
 
     def forward(
         self,
@@ -113,17 +130,27 @@ class DownBlock(nn.Layer):
     ) -> Tuple[paddle.Tensor, List[paddle.Tensor]]:
         """The level's output, and what it hands to the skip connections."""
         skips = []
-        for i, resnet in enumerate(self.resnets):
-            hidden_states = resnet(hidden_states, temb)
-            if self.attentions is not None:
-                attention = self.attentions[i]
-                hidden_states = attention(hidden_states, context) if self.cross_attention else attention(hidden_states)
-            skips.append(hidden_states)
-        if self.downsamplers is not None:
-            downsample = self.downsamplers[0]
-            hidden_states = downsample(hidden_states, temb) if self.resnet_resampling else downsample(hidden_states)
+        for i in range(self.num_layers):
+            hidden_states = self.layer(i, hidden_states, temb, context)
             skips.append(hidden_states)
         return hidden_states, skips
+
+    def layer(
+        self,
+        i: int,
+        hidden_states: paddle.Tensor,
+        temb: Optional[paddle.Tensor] = None,
+        context: Optional[paddle.Tensor] = None,
+    ) -> paddle.Tensor:
+        """A residual block and its attention; after the last one, the halving."""
+        if self.downsamplers is not None and i == len(self.resnets):
+            downsample = self.downsamplers[0]
+            return downsample(hidden_states, temb) if self.resnet_resampling else downsample(hidden_states)
+        hidden_states = self.resnets[i](hidden_states, temb)
+        if self.attentions is not None:
+            attention = self.attentions[i]
+            hidden_states = attention(hidden_states, context) if self.cross_attention else attention(hidden_states)
+        return hidden_states
 
 
 class UpBlock(nn.Layer):
@@ -154,6 +181,7 @@ class UpBlock(nn.Layer):
             self.upsamplers = nn.LayerList([ResnetBlock2D(out_channels, out_channels, up=True, **resnet)])
         elif upsample is not None:
             self.upsamplers = nn.LayerList([Upsample2D(out_channels)])
+        self.num_layers = len(skip_channels)  # each takes a skip connection
 
     def forward(
         self,
@@ -163,14 +191,26 @@ class UpBlock(nn.Layer):
         context: Optional[paddle.Tensor] = None,
     ) -> paddle.Tensor:
         """`skips` is consumed from its end."""
-        for i, resnet in enumerate(self.resnets):
-            if skips is not None:
-                hidden_states = paddle.concat([hidden_states, skips.pop()], axis=1)
-            hidden_states = resnet(hidden_states, temb)
-            if self.attentions is not None:
-                attention = self.attentions[i]
-                hidden_states = attention(hidden_states, context) if self.cross_attention else attention(hidden_states)
-        if self.upsamplers is not None:
+        for i in range(self.num_layers):
+            hidden_states = self.layer(i, hidden_states, temb, None if skips is None else skips.pop(), context)
+        return hidden_states
+
+    def layer(
+        self,
+        i: int,
+        hidden_states: paddle.Tensor,
+        temb: Optional[paddle.Tensor] = None,
+        skip: Optional[paddle.Tensor] = None,
+        context: Optional[paddle.Tensor] = None,
+    ) -> paddle.Tensor:
+        """A residual block and its attention; with the last one, the doubling."""
+        if skip is not None:
+            hidden_states = paddle.concat([hidden_states, skip], axis=1)
+        hidden_states = self.resnets[i](hidden_states, temb)
+        if self.attentions is not None:
+            attention = self.attentions[i]
+            hidden_states = attention(hidden_states, context) if self.cross_attention else attention(hidden_states)
+        if self.upsamplers is not None and i == self.num_layers - 1:
             upsample = self.upsamplers[0]
             hidden_states = upsample(hidden_states, temb) if self.resnet_resampling else upsample(hidden_states)
         return hidden_states

@@ -2,8 +2,10 @@
 
 from ppdiffusers.models.autoencoder import DecoderOutput
 from ppdiffusers.models.autoencoder_kl import AutoencoderKL, AutoencoderKLOutput
+from ppdiffusers.models.class_embedder import ClassEmbedder
 from ppdiffusers.models.ldm_bert import LDMBertModel, TextEncoderOutput
 from ppdiffusers.models.model import Model
+from ppdiffusers.models.spatial_rescaler import SpatialRescaler
 from ppdiffusers.models.unet import UNet2DOutput
 from ppdiffusers.models.unet_2d import UNet2DModel
 from ppdiffusers.models.unet_2d_condition import UNet2DConditionModel
@@ -12,9 +14,11 @@ from ppdiffusers.models.vq_model import VQEncoderOutput, VQModel
 __all__ = [
     "AutoencoderKL",
     "AutoencoderKLOutput",
+    "ClassEmbedder",
     "DecoderOutput",
     "LDMBertModel",
     "Model",
+    "SpatialRescaler",
     "TextEncoderOutput",
     "UNet2DConditionModel",
     "UNet2DModel",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -75,10 +75,7 @@ class AutoencoderKL(Model):
         self, x: paddle.Tensor, return_dict: bool = True
     ) -> Union[AutoencoderKLOutput, Tuple[DiagonalGaussianDistribution]]:
         """Pixels in [-1, 1], `[B, in_channels, f * h, f * w]`, to a distribution over `[B, latent_channels, h, w]`."""
-        moments = self.encoder(x)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
-        posterior = DiagonalGaussianDistribution(moments)
+        posterior = DiagonalGaussianDistribution(self._to_moments(x))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: paddle.Tensor, return_dict: bool = True) -> Union[DecoderOutput, Tuple[paddle.Tensor]]:
@@ -86,10 +83,21 @@ class AutoencoderKL(Model):
 
         Its pixels are near [-1, 1] but not clipped.
         """
-        if self.post_quant_conv is not None:
-            z = self.post_quant_conv(z)
-        sample = self.decoder(z)
+        sample = self._to_pixels(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    def _programs(self) -> Dict[str, Dict[str, Tuple[List[Optional[int]], str]]]:
+        return {
+            "_to_moments": {"x": ([None, self.config.in_channels, None, None], "float32")},
+            "_to_pixels": {"z": ([None, self.config.latent_channels, None, None], "float32")},
+        }
+
+    def _to_moments(self, x: paddle.Tensor) -> paddle.Tensor:
+        moments = self.encoder(x)
+        return moments if self.quant_conv is None else self.quant_conv(moments)
+
+    def _to_pixels(self, z: paddle.Tensor) -> paddle.Tensor:
+        return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
 
     def forward(
         self,

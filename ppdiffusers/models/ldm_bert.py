@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -146,5 +146,11 @@ class LDMBertModel(Model):
         longest = self.config.max_position_embeddings
         if paddle.in_dynamic_mode() and input_ids.shape[1] > longest:  # symbolic where it is exported
             raise ValueError(f"a text of {input_ids.shape[1]} tokens; this model reads at most {longest}: cut it")
-        hidden_states = self.model(input_ids)
+        hidden_states = self._encode(input_ids)
         return TextEncoderOutput(last_hidden_state=hidden_states) if return_dict else (hidden_states,)
+
+    def _programs(self) -> Dict[str, Dict[str, Tuple[List[Optional[int]], str]]]:
+        return {"_encode": {"input_ids": ([None, None], "int64")}}
+
+    def _encode(self, input_ids: paddle.Tensor) -> paddle.Tensor:
+        return self.model(input_ids)

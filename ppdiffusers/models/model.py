@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Dict, List, Mapping, Optional, Set, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Set, Tuple, Type, TypeVar, Union
 
 import numpy as np
 import paddle
@@ -51,6 +51,13 @@ class Model(nn.Layer, Configurable):
     # Keys of published configs of which only this one value is supported; they are `_legacy_config_keys` too.
     _fixed_config_keys: ClassVar[Dict[str, Any]] = {}
 
+    # Folder whose weights it has, and their type in memory; None of a model that was built or trained here.
+    _source: Optional[Tuple[Path, str]] = None
+    # Brings back the layers that compiled programs stand for; None where nothing is compiled.
+    _restore: Optional[Callable[[], None]] = None
+    # Chooses engine and precision of the programs of an exported folder; None of a model that has layers.
+    _exported: Optional[Callable[[str, str], None]] = None
+
     @classmethod
     def from_config(cls: Type[Self], config: Union[Mapping[str, Any], PathLike], **overrides: Any) -> Self:
         """Build from a mapping or a JSON file; keyword arguments win over its values.
@@ -68,8 +75,34 @@ class Model(nn.Layer, Configurable):
 
     @property
     def dtype(self) -> Any:
-        """Type of the parameters."""
-        return next(iter(self.parameters())).dtype
+        """Type of the parameters; float32 of a compiled model, whatever its programs compute in."""
+        return paddle.float32 if self._restore is not None else next(iter(self.parameters())).dtype
+
+    def _programs(self) -> Dict[str, Dict[str, Tuple[List[Optional[int]], str]]]:
+        """The methods that can be compiled, and their inputs: name to shape and type, None for a size that varies."""
+        return {}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._use_layers()
+        return super().state_dict(*args, **kwargs)
+
+    def set_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._use_layers()
+        self._source = None
+        return super().set_state_dict(*args, **kwargs)
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        self._use_layers()
+        return super().to(*args, **kwargs)
+
+    def train(self) -> Any:
+        self._use_layers()
+        self._source = None  # the weights are about to change
+        return super().train()
+
+    def _use_layers(self) -> None:
+        if self._restore is not None:
+            self._restore()
 
     def num_parameters(self) -> int:
         return sum(int(np.prod(parameter.shape)) for parameter in self.parameters())
@@ -108,6 +141,7 @@ class Model(nn.Layer, Configurable):
         with open_checkpoint(weights) as checkpoint:
             load_checkpoint(model, checkpoint, dtype)
         model.eval()
+        model._source = (folder, dtype)
         return model
 
     def save_pretrained(self, folder: PathLike, safe_serialization: bool = True, paddle_dtype: Any = None) -> None:
@@ -144,6 +178,8 @@ def find_weights(folder: Path, names: Tuple[str, ...] = WEIGHT_FILES) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    if any(folder.glob("*.pdiparams")) and (folder.parent / "deployment.json").is_file():
+        raise CheckpointError(f"{folder} holds programs without layers; open the whole folder with DiffusionPipeline")
     for name in names:
         if (folder / name).is_file():
             return folder / name

@@ -8,9 +8,18 @@ import paddle
 from paddle import nn
 
 from ppdiffusers.config import register_to_config
-from ppdiffusers.layers.blocks import DOWN_BLOCKS, UP_BLOCKS, DownBlock, MidBlock, UpBlock, block_type, check_levels
+from ppdiffusers.layers.blocks import (
+    DOWN_BLOCKS,
+    UP_BLOCKS,
+    DownBlock,
+    MidBlock,
+    UpBlock,
+    block_type,
+    check_levels,
+    per_level,
+)
 from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
-from ppdiffusers.models.unet import UNet, UNet2DOutput
+from ppdiffusers.models.unet import DeepCache, UNet, UNet2DOutput
 
 
 class UNet2DModel(UNet):
@@ -27,8 +36,9 @@ class UNet2DModel(UNet):
         up_block_types: from `UpBlock2D`, `AttnUpBlock2D`, `ResnetUpsampleBlock2D`.
         layers_per_block: residual blocks a level down; one more up.
         mid_block_scale_factor: divides the residual sums of the middle block.
-        downsample_type, upsample_type: "conv" or "resnet".
-        attention_head_dim: width of a head; None for a single head.
+        downsample_type, upsample_type: "conv" or "resnet", of the blocks with attention; the others' names say it.
+        attention_head_dim: width of a head, None for a single head; or one value a level on the way down, of which
+            the middle block takes the last. A model with a fixed number of heads needs that; diffusers has no such.
         resnet_time_scale_shift: "default" or "scale_shift".
         add_attention: attention in the middle block.
         class_embed_type: None, "timestep" or "identity"; with None, `num_class_embeds` classes are embedded.
@@ -57,7 +67,7 @@ class UNet2DModel(UNet):
         upsample_type: str = "conv",
         dropout: float = 0.0,
         act_fn: str = "silu",
-        attention_head_dim: Optional[int] = 8,
+        attention_head_dim: Union[int, Sequence[Optional[int]], None] = 8,
         norm_num_groups: int = 32,
         attn_norm_num_groups: Optional[int] = None,
         norm_eps: float = 1e-5,
@@ -75,6 +85,8 @@ class UNet2DModel(UNet):
         for key, value in (("downsample_type", downsample_type), ("upsample_type", upsample_type)):
             if value not in ("conv", "resnet"):
                 raise ValueError(f"unknown {key} {value!r}; use 'conv' or 'resnet'")
+        given = per_level("attention_head_dim", attention_head_dim, levels)
+        head_dims = [head_dim or channels for head_dim, channels in zip(given, block_out_channels)]
         temb_channels = time_embedding_dim or 4 * block_out_channels[0]
         resnet: Dict[str, Any] = {
             "temb_channels": temb_channels,
@@ -92,14 +104,14 @@ class UNet2DModel(UNet):
         skips = [block_out_channels[0]]  # widths of what the way down hands to the way up
         for i, (name, channels) in enumerate(zip(down_block_types, block_out_channels)):
             kind, last = block_type(name, DOWN_BLOCKS), i == levels - 1
-            down = None if last else "resnet" if kind.resnet_resampling else downsample_type
+            down = None if last else kind.resampling(downsample_type)
             self.down_blocks.append(
                 DownBlock(
                     block_out_channels[max(i - 1, 0)],
                     channels,
                     layers_per_block,
                     resnet,
-                    head_dim=(attention_head_dim or channels) if kind.attention else None,
+                    head_dim=head_dims[i] if kind.attention else None,
                     downsample=down,
                     downsample_padding=downsample_padding,
                 )
@@ -114,7 +126,7 @@ class UNet2DModel(UNet):
             self.mid_block = MidBlock(
                 channels,
                 resnet,
-                head_dim=(attention_head_dim or channels) if add_attention else None,
+                head_dim=head_dims[-1] if add_attention else None,
                 attention_groups=attn_norm_num_groups if attn_norm_num_groups is not None else groups,
                 output_scale_factor=mid_block_scale_factor,
             )
@@ -123,14 +135,14 @@ class UNet2DModel(UNet):
         previous = block_out_channels[-1]
         for i, (name, channels) in enumerate(zip(up_block_types, reversed(block_out_channels))):
             kind, last = block_type(name, UP_BLOCKS), i == levels - 1
-            up = None if last else "resnet" if kind.resnet_resampling else upsample_type
+            up = None if last else kind.resampling(upsample_type)
             self.up_blocks.append(
                 UpBlock(
                     previous,
                     channels,
                     [skips.pop() for _ in range(layers_per_block + 1)],
                     resnet,
-                    head_dim=(attention_head_dim or channels) if kind.attention else None,
+                    head_dim=head_dims[levels - 1 - i] if kind.attention else None,
                     upsample=up,
                 )
             )
@@ -162,12 +174,14 @@ class UNet2DModel(UNet):
         timestep: Union[paddle.Tensor, float, int],
         class_labels: Optional[paddle.Tensor] = None,
         return_dict: bool = True,
+        deep_cache: Optional[DeepCache] = None,
     ) -> Union[UNet2DOutput, Tuple[paddle.Tensor]]:
         """
         Args:
             sample: `[B, in_channels, H, W]`.
             timestep: a number or `[1]` for the whole batch, or `[B]`.
             class_labels: `[B]` class numbers, or what `class_embed_type` says.
+            deep_cache: what this step shares with its neighbours, the same object at every step of one loop.
 
         Raises:
             ValueError: class labels missing, or given to a model without classes; another height or width.
@@ -177,18 +191,7 @@ class UNet2DModel(UNet):
         if config.center_input_sample:
             sample = 2 * sample - 1
         temb, timesteps = self._embed(sample, timestep, class_labels)
-
-        hidden_states = self.conv_in(sample)
-        skips = [hidden_states]
-        for block in self.down_blocks:
-            hidden_states, outputs = block(hidden_states, temb)
-            skips += outputs
-        if self.mid_block is not None:
-            hidden_states = self.mid_block(hidden_states, temb)
-        for block in self.up_blocks:
-            hidden_states = block(hidden_states, temb, skips)
-        prediction = self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
-
+        prediction = self._run(deep_cache, sample, temb)
         if config.time_embedding_type == "fourier":
             prediction = prediction / timesteps.astype(prediction.dtype).reshape([-1, 1, 1, 1])
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)

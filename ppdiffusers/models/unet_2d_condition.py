@@ -17,9 +17,10 @@ from ppdiffusers.layers.blocks import (
     UpBlock,
     block_type,
     check_levels,
+    per_level,
 )
 from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
-from ppdiffusers.models.unet import UNet, UNet2DOutput
+from ppdiffusers.models.unet import DeepCache, UNet, UNet2DOutput
 
 MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
 
@@ -115,8 +116,8 @@ class UNet2DConditionModel(UNet):
         for key in ("layers_per_block", "norm_num_groups", "cross_attention_dim", "transformer_layers_per_block"):
             if type(self.config[key]) is not int:
                 raise ValueError(f"{key} {self.config[key]!r} is not supported; it must be one integer for all levels")
-        heads = _per_level("attention_head_dim", attention_head_dim, levels)
-        only_cross = _per_level("only_cross_attention", only_cross_attention, levels)
+        heads = per_level("attention_head_dim", attention_head_dim, levels)
+        only_cross = per_level("only_cross_attention", only_cross_attention, levels)
 
         time_proj, features, temb_channels = self._time_projection()
         resnet: Dict[str, Any] = {
@@ -184,8 +185,11 @@ class UNet2DConditionModel(UNet):
                 )
             )
             previous = channels
-        blocks = [*self.down_blocks, *([] if self.mid_block is None else [self.mid_block]), *self.up_blocks]
-        self._reads_condition = any(block.cross_attention for block in blocks)
+        # By level, the finest first; as values, because a compiled model gives its blocks up.
+        self._cross_down = [block.cross_attention for block in self.down_blocks]
+        self._cross_up = [block.cross_attention for block in self.up_blocks][::-1]
+        crossing = self.mid_block is not None and self.mid_block.cross_attention
+        self._reads_condition = any([crossing, *self._cross_down, *self._cross_up])
 
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, block_out_channels[0], epsilon=norm_eps)
         self.conv_act = get_activation(act_fn)
@@ -213,6 +217,7 @@ class UNet2DConditionModel(UNet):
         encoder_hidden_states: Optional[paddle.Tensor],
         class_labels: Optional[paddle.Tensor] = None,
         return_dict: bool = True,
+        deep_cache: Optional[DeepCache] = None,
     ) -> Union[UNet2DOutput, Tuple[paddle.Tensor]]:
         """
         Args:
@@ -221,6 +226,7 @@ class UNet2DConditionModel(UNet):
             encoder_hidden_states: the condition, `[B, S, cross_attention_dim]` with any S; None for a model without
                 cross-attention.
             class_labels: `[B]` class numbers, or what `class_embed_type` says.
+            deep_cache: what this step shares with its neighbours, the same object at every step of one loop.
 
         Raises:
             ValueError: a condition or a sample of another shape; class labels missing, or given to a model without
@@ -232,18 +238,16 @@ class UNet2DConditionModel(UNet):
         if self.config.center_input_sample:
             sample = 2 * sample - 1
         temb, _ = self._embed(sample, timestep, class_labels)
-
-        hidden_states = self.conv_in(sample)
-        skips = [hidden_states]
-        for block in self.down_blocks:
-            hidden_states, outputs = block(hidden_states, temb, encoder_hidden_states)
-            skips += outputs
-        if self.mid_block is not None:
-            hidden_states = self.mid_block(hidden_states, temb, encoder_hidden_states)
-        for block in self.up_blocks:
-            hidden_states = block(hidden_states, temb, skips, encoder_hidden_states)
-        prediction = self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
+        prediction = self._run(deep_cache, sample, temb, *([encoder_hidden_states] if self._reads_condition else []))
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
+
+    def _deep_programs(self, branch: int) -> Dict[str, Dict[str, Any]]:
+        programs = super()._deep_programs(branch)
+        layers = self.config.layers_per_block + 1  # of a level, each with a skip connection
+        down, up = self._cross_down[: -(-branch // layers)], self._cross_up[: branch // layers + 1]
+        if self._reads_condition and not any(down + up):
+            del programs["_shallow"]["encoder_hidden_states"]
+        return programs
 
     def _check_condition(self, sample: paddle.Tensor, condition: Optional[paddle.Tensor]) -> None:
         width = self.config.cross_attention_dim
@@ -254,10 +258,3 @@ class UNet2DConditionModel(UNet):
         shape = list(condition.shape)
         if len(shape) != 3 or shape[0] != sample.shape[0] or shape[2] != width:
             raise ValueError(f"encoder_hidden_states are {shape}; this call needs [{sample.shape[0]}, S, {width}]")
-
-
-def _per_level(key: str, value: Any, levels: int) -> Tuple[Any, ...]:
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
-    if len(values) != levels:
-        raise ValueError(f"{key} has {len(values)} entries; give one value, or one for each of the {levels} levels")
-    return values

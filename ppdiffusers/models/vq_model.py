@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -77,7 +77,7 @@ class VQModel(Model):
 
     def encode(self, x: paddle.Tensor, return_dict: bool = True) -> Union[VQEncoderOutput, Tuple[paddle.Tensor]]:
         """Pixels in [-1, 1], `[B, in_channels, f * h, f * w]`, to latents `[B, vq_embed_dim, h, w]`."""
-        latents = self.quant_conv(self.encoder(x))
+        latents = self._to_latents(x)
         return VQEncoderOutput(latents=latents) if return_dict else (latents,)
 
     def decode(
@@ -93,8 +93,21 @@ class VQModel(Model):
         else:
             latents = self.quantize.lookup(h) if self.config.lookup_from_codebook else h
             commit_loss = paddle.zeros([])
-        sample = self.decoder(self.post_quant_conv(latents))
+        sample = self._to_pixels(latents)
         return DecoderOutput(sample=sample, commit_loss=commit_loss) if return_dict else (sample, commit_loss)
+
+    def _programs(self) -> Dict[str, Dict[str, Tuple[List[Optional[int]], str]]]:
+        dim = self.config.vq_embed_dim or self.config.latent_channels
+        return {
+            "_to_latents": {"x": ([None, self.config.in_channels, None, None], "float32")},
+            "_to_pixels": {"latents": ([None, dim, None, None], "float32")},
+        }
+
+    def _to_latents(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.quant_conv(self.encoder(x))
+
+    def _to_pixels(self, latents: paddle.Tensor) -> paddle.Tensor:
+        return self.decoder(self.post_quant_conv(latents))
 
     def forward(
         self, sample: paddle.Tensor, return_dict: bool = True

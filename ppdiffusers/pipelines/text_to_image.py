@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import math
-import numbers
 import warnings
 from collections.abc import Callable
-from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, List, Optional, Sequence, Union
 
 import paddle
 
 from ppdiffusers.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel, VQModel
-from ppdiffusers.pipelines.pipeline import (
-    DenoisingProgress,
-    NoiseToImagePipeline,
-    StepCallback,
-    check_count,
-    check_output_type,
-    drain,
-)
+from ppdiffusers.pipelines.conditional import ConditionalPipeline, check_guidance
+from ppdiffusers.pipelines.pipeline import DenoisingProgress, StepCallback, check_count, check_output_type, drain
 from ppdiffusers.schedulers.scheduler import Scheduler
 from ppdiffusers.tokenizer import tokenise
 
@@ -27,7 +18,7 @@ LONGEST_PROMPT = 1_000_000  # bytes; the model reads a few hundred
 Prompts = Union[str, Sequence[str]]
 
 
-class LDMTextToImagePipeline(NoiseToImagePipeline):
+class LDMTextToImagePipeline(ConditionalPipeline):
     """Paint what a sentence says, by a latent diffusion model with classifier-free guidance (arXiv 2207.12598)."""
 
     _component_types = {
@@ -40,7 +31,6 @@ class LDMTextToImagePipeline(NoiseToImagePipeline):
 
     bert: LDMBertModel
     tokenizer: Any
-    unet: UNet2DConditionModel
 
     def __init__(
         self,
@@ -55,11 +45,7 @@ class LDMTextToImagePipeline(NoiseToImagePipeline):
             tokenizer: a `ppdiffusers.BertTokenizer`, or a tokenizer of paddlenlp or transformers.
         """
         super().__init__(vqvae=vqvae, bert=bert, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
-        if unet.config.cross_attention_dim != bert.config.d_model:
-            raise ValueError(
-                f"the unet reads a condition of width {unet.config.cross_attention_dim} (cross_attention_dim), and "
-                f"the bert makes one of {bert.config.d_model} (d_model); take both from one model"
-            )
+        self._check_width("bert", bert, "d_model")
 
     def __call__(
         self,
@@ -137,49 +123,20 @@ class LDMTextToImagePipeline(NoiseToImagePipeline):
         check_count("num_images_per_prompt", num_images_per_prompt)
         size = self._size(height, width)
         prompts = _texts("prompt", prompt)
-        if isinstance(guidance_scale, bool) or not isinstance(guidance_scale, numbers.Real):
-            raise TypeError(f"guidance_scale must be a number, not {guidance_scale!r}")
-        if not math.isfinite(guidance_scale):
-            raise ValueError(f"guidance_scale {guidance_scale} is not finite; 5 to 8 are usual")
+        check_guidance(guidance_scale)
         negatives = _negatives(negative_prompt, len(prompts))
         guided = guidance_scale != 1
         if not guided and negative_prompt is not None:
             warnings.warn("guidance_scale 1 does not read negative_prompt; set it to 5 or so", stacklevel=2)
-        condition = self._condition(negatives + prompts if guided else prompts, num_images_per_prompt)
-        predict = functools.partial(self._predict, condition, guidance_scale if guided else None)
-        yield from self._generate(
-            len(prompts) * num_images_per_prompt, size, predict, num_inference_steps, eta, generator, output_type,
-            return_dict, latents, callback_on_step_end,
+        yield from self._generate_guided(
+            prompts, negatives if guided else None, guidance_scale, num_images_per_prompt, size=size,
+            num_inference_steps=num_inference_steps, eta=eta, generator=generator, output_type=output_type,
+            return_dict=return_dict, latents=latents, callback=callback_on_step_end,
         )  # fmt: skip
 
-    def _size(self, height: Optional[int], width: Optional[int]) -> Tuple[int, int]:
-        if height is None or width is None:
-            trained = self._trained_size()
-            height, width = trained[0] if height is None else height, trained[1] if width is None else width
-        factor = self.vae_scale_factor
-        for name, side in (("height", height), ("width", width)):
-            check_count(name, side)
-            if side % factor:
-                near = max(factor, side // factor * factor)
-                raise ValueError(f"{name} {side} is not a multiple of {factor}; take {near} or {near + factor}")
-        return height, width
-
-    @paddle.no_grad()
-    def _condition(self, texts: List[str], repeats: int) -> paddle.Tensor:
-        """`[len(texts) * repeats, T, d_model]`."""
-        ids = tokenise(self.tokenizer, texts, self.bert.config.max_position_embeddings)
-        return self.bert(paddle.to_tensor(ids))[0].repeat_interleave(repeats, axis=0).astype(self.unet.dtype)
-
-    def _predict(
-        self, condition: paddle.Tensor, guidance_scale: Optional[float], latents: paddle.Tensor, timestep: float
-    ) -> paddle.Tensor:
-        """`condition` is `[2 * B, T, D]` with guidance, the negative half first, and `[B, T, D]` without."""
-        latents = latents.astype(self.unet.dtype)
-        if guidance_scale is None:
-            return self.unet(latents, timestep, condition)[0]
-        prediction = self.unet(paddle.concat([latents, latents]), timestep, condition)[0].astype("float32")
-        negative, positive = prediction.chunk(2)
-        return negative + guidance_scale * (positive - negative)
+    def _encode(self, inputs: List[str]) -> paddle.Tensor:
+        ids = tokenise(self.tokenizer, inputs, self.bert.config.max_position_embeddings)
+        return self.bert(paddle.to_tensor(ids))[0]
 
 
 def _texts(name: str, value: Any) -> List[str]:

@@ -87,5 +87,5 @@ class LDMPipeline(NoiseToImagePipeline):
             return_dict, latents, callback_on_step_end,
         )  # fmt: skip
 
-    def _predict(self, latents: paddle.Tensor, timestep: float) -> paddle.Tensor:
-        return self.unet(latents.astype(self.unet.dtype), timestep)[0]
+    def _predict(self, latents: paddle.Tensor, timestep: float, **options: Any) -> paddle.Tensor:
+        return self.unet(latents.astype(self.unet.dtype), timestep, **options)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -152,8 +153,8 @@ class DDIMScheduler(Scheduler):
         """
         index = self.position(timestep)
         alpha, alpha_prev = self._alphas[index]
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta {eta} is not between 0 (deterministic) and 1 (the noise of DDPM)")
+        if not isinstance(eta, numbers.Real) or not 0 <= eta <= 1:
+            raise ValueError(f"eta {eta!r} is not between 0 (deterministic) and 1 (the noise of DDPM)")
         if generator is not None and variance_noise is not None:
             raise ValueError("both generator and variance_noise were given; give one of them")
         require_same_shape(sample, model_output=model_output, variance_noise=variance_noise)

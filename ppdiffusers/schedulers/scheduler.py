@@ -162,7 +162,9 @@ class Scheduler(Configurable):
     def _checked_steps(self, num_inference_steps: Any) -> int:
         count = _step_count("num_inference_steps", num_inference_steps)
         if count > len(self):
-            raise ValueError(f"num_inference_steps {count} is more than the {len(self)} that the model was trained on")
+            raise ValueError(
+                f"num_inference_steps {count} is more than the {len(self)} that the model was trained on; take fewer"
+            )
         return count
 
     def _start_run(self, count: int, timesteps: np.ndarray) -> None:
@@ -362,5 +364,5 @@ def _step_count(name: str, value: Any) -> int:
     except TypeError:
         raise TypeError(f"{name} is an integer, not {value!r}") from None
     if count < 1:
-        raise ValueError(f"{name} {count} is less than 1")
+        raise ValueError(f"{name} {count} is less than 1; take at least one")
     return count

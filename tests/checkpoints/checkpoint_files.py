@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Dict
 
 import numpy as np
 
+from ppdiffusers.checkpoints import save_pdparams, save_safetensors
+
 GOLDEN = Path(__file__).parent / "golden"
+RELEASES = Path(__file__).parent / "golden_versions"  # by scripts/make_old_checkpoints.py
 TORCH_FILES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix != ".npz")
 
 
@@ -46,3 +50,15 @@ def torch_zip(program: bytes, **storages: bytes) -> bytes:
         for key, content in storages.items():
             archive.writestr(f"archive/data/{key.lstrip('_')}", content)
     return buffer.getvalue()
+
+
+def good_files(folder: Path) -> Dict[str, bytes]:
+    """Small good files of every kind; `folder` is for those that are written on the way."""
+    files = {name: (GOLDEN / name).read_bytes() for name in TORCH_FILES if name != "diffusers.bin"}
+    save_safetensors(folder / "safetensors", every_type(), {"format": "pd"})
+    save_pdparams(folder / "pdparams", every_type())
+    for name in ("safetensors", "pdparams"):
+        files[name] = (folder / name).read_bytes()
+    for protocol in range(6):
+        files[f"pickle-{protocol}"] = pickle.dumps(every_type(), protocol)
+    return files

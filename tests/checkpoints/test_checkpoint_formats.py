@@ -130,7 +130,7 @@ def test_paddle_files(protocol, tmp_path):
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_arrays_that_paddle_split(protocol, tmp_path):
-    """At protocols 2 and 3 Paddle splits arrays of 4 GB; here a small one is, and Paddle must understand it too."""
+    """At protocols 2 and 3 Paddle splits arrays of 1 GiB; here a small one is, and Paddle must understand it too."""
     import paddle
 
     arrays = {"large": np.arange(1000, dtype=np.float32).reshape(10, 100), "small": np.ones(3, np.float32)}

@@ -27,12 +27,13 @@ def _load(file):
 CommunityServer = _load(HERE.parent / "fake_community.py").CommunityServer
 NAME = _load(HERE / "zoo_files.py").NAME
 ALIAS = _load(HERE / "zoo_files.py").ALIAS
+weights = _load(HERE / "zoo_files.py").weights
 
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch, tmp_path):
     """Nothing of the machine's settings or cache gets into a test."""
-    for key in ("MODEL_ZOO_ENDPOINT", "MODEL_ZOO_OFFLINE"):
+    for key in ("MODEL_ZOO_ENDPOINT", "MODEL_ZOO_OFFLINE", "MODEL_ZOO_REGISTRY"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -44,8 +45,16 @@ def _own_environment(monkeypatch, tmp_path):
 def contents():
     """The files of the small model by path, in the order of its manifest."""
     generator = random.Random(7)
-    sizes = {"model_index.json": 256, "empty.txt": 0, "unet/config.json": 703, "unet/model_state.pdparams": 20_000}
-    return {path: generator.randbytes(size) for path, size in sizes.items()}
+
+    def text(size):
+        return json.dumps({"text": generator.randbytes(size).hex()[: size - 12]}).encode()
+
+    return {
+        "model_index.json": text(256),
+        "empty.txt": b"",
+        "unet/config.json": text(703),
+        "unet/model_state.pdparams": weights(generator, 20_000),
+    }
 
 
 @pytest.fixture

@@ -1,9 +1,26 @@
 from __future__ import annotations
 
-import pytest
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
-from model_zoo import part
+import pytest
+from static_server import StaticServer
+from zoo_files import NAME
+
+import model_zoo
+from model_zoo import cache, part
 from model_zoo.cli import main
+from model_zoo.text import age_text, parse_duration, parse_size, size_text, table
+
+ROOT = Path(model_zoo.__file__).parents[1]
+TINY = "ppdiffusers/ldm-super-resolution-4x-tiny"
 
 
 def run(capsys, *arguments):
@@ -15,9 +32,10 @@ def run(capsys, *arguments):
 def test_list(capsys):
     code, out, err = run(capsys, "list")
     assert (code, err) == (0, "")
-    line = next(line for line in out.splitlines() if "openimages" in line)
+    line = next(line for line in out.splitlines() if "4x-openimages" in line)
     assert line.split("  ")[0] == "CompVis/ldm-super-resolution-4x-openimages"
     assert "super-resolution" in line and "about 644.6 MB" in line and "not downloaded" in line
+    assert "to be converted" in next(line for line in out.splitlines() if "ldm-inpainting-big" in line)
 
 
 def test_list_by_task(capsys):
@@ -58,6 +76,19 @@ def test_download_path_and_state(capsys, zoo, tmp_path):
         ["cook"],
         ["show"],
         [],
+        ["list", "--cache-dir"],
+        ["verify", "nobody/nothing"],
+        ["verify", "CompVis/ldm-celebahq-256"],
+        ["remove", "CompVis/ldm-celebahq-256"],
+        ["remove", "../..", "--yes"],
+        ["remove", TINY, "--yes"],
+        ["prune", "--older-than", "soon"],
+        ["prune", "--keep-size", "-1"],
+        ["import", "/nowhere"],
+        ["import", "/dev/null", "--name", NAME],
+        ["pack", "/nowhere", "--name", "a/b", "--licence", "MIT", "--origin", "x"],
+        ["pack", "."],
+        ["scan", "/nowhere"],
     ],
     ids=str,
 )
@@ -71,7 +102,7 @@ def test_failed_download_is_one_line(capsys, zoo):
     zoo.fail(status=404)
     code, out, err = run(capsys, "download", "tester/small")
     assert (code, out) == (2, "")
-    assert err.startswith(f"model-zoo: error: {zoo.url}/tester/small/model_index.json does not exist")
+    assert err.startswith(f"model-zoo: error: {zoo.url}/tester/small/") and "does not exist" in err
     assert err.count("\n") == 1
 
 
@@ -90,3 +121,221 @@ def test_help(capsys):
         main(["--help"])
     assert caught.value.code == 0
     assert "download a model" in capsys.readouterr().out
+
+
+def test_list_columns(capsys, zoo, folder):
+    model_zoo.download(NAME)
+    (folder.parent / "unknown").mkdir()
+    (folder.parent / "unknown" / "weights").write_bytes(bytes(2048))
+    moment = time.time() - 3 * 86_400 - 60
+    os.utime(folder / cache.MARKER, (moment, moment))
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    header, *lines = out.splitlines()
+    assert header.split("  ")[0] == "NAME"
+    assert [line.split() for line in lines] == [
+        ["tester/small", "super-resolution", "about", "20.9", "KB", "downloaded", "3", "days", "ago"],
+        ["tester/unknown", "-", "2.0", "KB", "not", "in", "the", "catalogue", "now"],
+    ]
+    assert [line.index("super-resolution") for line in lines[:1]] == [header.index("TASK")]
+    small, unknown = json.loads(run(capsys, "list", "--downloaded", "--json")[1])
+    on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert small == {
+        "name": NAME,
+        "task": "super-resolution",
+        "state": "downloaded",
+        "size": 256 + 703 + 20_480,
+        "size_is_exact": False,
+        "bytes_on_disk": on_disk,
+        "last_used": int(moment),
+    }
+    assert (unknown["name"], unknown["task"], unknown["bytes_on_disk"]) == ("tester/unknown", None, 2048)
+    assert "tester/unknown" not in run(capsys, "list", "--task", "super-resolution")[1]
+
+
+def test_list_of_an_empty_cache(capsys, zoo, tmp_path):
+    code, out, err = run(capsys, "list", "--downloaded")
+    assert (code, out) == (0, "") and err == f"nothing is in the cache {tmp_path / 'home'}\n"
+    assert json.loads(run(capsys, "list", "--downloaded", "--json")[1]) == []
+
+
+def test_list_warns_of_a_registry_that_is_down(capsys, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_REGISTRY", "http://user.example.invalid/index.json")
+    monkeypatch.setenv("MODEL_ZOO_OFFLINE", "1")
+    code, out, err = run(capsys, "list")
+    assert code == 0 and TINY in out
+    assert err.startswith("model-zoo: warning: the registry http://user.example.invalid/index.json cannot be used")
+    assert err.count("\n") == 1
+
+
+def test_several_downloads(capsys, zoo, folder, contents):
+    code, out, _ = run(capsys, "download", NAME, "elder/small", "nobody/nothing")
+    assert (code, out) == (2, f"{folder}\n{folder}\n")
+    assert len(zoo.requests) == len(contents)
+
+
+def test_verify(capsys, zoo, folder):
+    model_zoo.download(NAME)
+    for arguments in ([NAME], [], [NAME, "--remote"]):
+        code, out, err = run(capsys, "verify", *arguments)
+        assert (code, err) == (0, "")
+        name, *lines = out.splitlines()
+        assert name == "tester/small:" and len(lines) == 4
+        assert all(line.startswith("  ok  ") for line in lines)
+    content = bytearray((folder / "unet/config.json").read_bytes())
+    content[5] ^= 1
+    (folder / "unet/config.json").write_bytes(content)
+    code, out, err = run(capsys, "verify")
+    assert code == 1
+    assert [line.split()[:2] for line in out.splitlines() if "WRONG" in line] == [["WRONG", "unet/config.json"]]
+    assert "`model-zoo remove tester/small` and `model-zoo download tester/small`" in err and err.count("\n") == 1
+
+
+def test_remove(capsys, zoo, folder, monkeypatch):
+    model_zoo.download(NAME)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    code, _, err = run(capsys, "remove", NAME)
+    assert code == 2 and "say --yes" in err and folder.is_dir()
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "")
+    assert run(capsys, "remove", NAME)[0] == 2 and folder.is_dir()
+    monkeypatch.setattr("builtins.input", lambda question: "Y")
+    code, out, _ = run(capsys, "remove", NAME, "elder/small")
+    assert code == 0 and out.startswith("removed tester/small, ") and out.count("\n") == 1
+    assert not folder.exists()
+    model_zoo.download(NAME)
+    assert run(capsys, "remove", "elder/small", "--yes")[0] == 0 and not folder.exists()
+
+
+def test_nothing_is_removed_where_one_name_is_wrong(capsys, zoo, folder):
+    model_zoo.download(NAME)
+    code, out, _ = run(capsys, "remove", NAME, "nobody/nothing", "--yes")
+    assert (code, out) == (2, "") and folder.is_dir()
+
+
+def test_prune(capsys, zoo, folder):
+    model_zoo.download(NAME)
+    os.utime(folder / cache.MARKER, (1, 1))
+    code, out, _ = run(capsys, "prune", "--older-than", "30d", "--dry-run")
+    assert code == 0 and out.startswith("would remove tester/small, ") and out.endswith(" to free\n")
+    assert folder.is_dir()
+    assert run(capsys, "prune")[1] == "0 B freed\n"
+    assert run(capsys, "prune", "--keep-size", "1GB")[1] == "0 B freed\n"
+    code, out, _ = run(capsys, "prune", "--older-than", "30d")
+    assert code == 0 and out.startswith("removed tester/small, ") and "days ago" in out
+    assert not folder.exists()
+
+
+def test_import(capsys, zoo, folder, tmp_path):
+    model_zoo.download(NAME)
+    shutil.make_archive(tmp_path / "carried", "gztar", folder)
+    model_zoo.remove(NAME)
+    asked = len(zoo.requests)
+    code, out, _ = run(capsys, "import", str(tmp_path / "carried.tar.gz"), "--name", "elder/small")
+    assert (code, out) == (0, f"{folder}\n")
+    assert run(capsys, "path", NAME) == (0, f"{folder}\n", "")
+    assert len(zoo.requests) == asked
+    assert run(capsys, "import", str(tmp_path / "carried.tar.gz"), "--name", NAME)[0] == 2
+
+
+def test_pack_and_use(capsys, tmp_path, monkeypatch):
+    source = model_zoo.download(TINY)
+    facts = ["--name", "me/tiny", "--licence", "Apache-2.0", "--origin", "this test"]
+    shutil.copytree(source, tmp_path / "saved", ignore=shutil.ignore_patterns("model.json"))
+    (tmp_path / "saved" / ".hidden").write_text("x")
+    code, out, err = run(capsys, "pack", str(tmp_path / "saved"), *facts)
+    assert (code, err) == (0, "model-zoo: left out hidden files: .hidden\n")
+    assert json.loads(out)["name"] == "me/tiny"
+    code, out, err = run(capsys, "pack", str(tmp_path / "saved"), *facts, "-o", str(tmp_path / "zoo"))
+    assert (code, out) == (0, f"{tmp_path / 'zoo' / 'index.json'}\n")
+    with StaticServer(tmp_path / "zoo") as server:
+        monkeypatch.setenv("MODEL_ZOO_REGISTRY", f"{server.url}/index.json")
+        assert "me/tiny" in run(capsys, "list")[1]
+        shown = run(capsys, "show", "me/tiny")[1]
+        assert f"registry:    {server.url}/index.json" in shown and f"served at:   {server.url}" in shown
+        code, out, _ = run(capsys, "download", "me/tiny")
+    folder = tmp_path / "home" / "me" / "tiny"
+    assert (code, out) == (0, f"{folder}\n")
+    for path in (path for path in (tmp_path / "saved").rglob("*") if path.is_file() and path.name != ".hidden"):
+        assert (folder / path.relative_to(tmp_path / "saved")).read_bytes() == path.read_bytes()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
+def test_scan(capsys, tmp_path):
+    for content, code in ((b"\0" * 10, 0), (Evil(), 1)):
+        (tmp_path / "file.pdparams").write_bytes(pickle.dumps({"w": content}, 4))
+        found, out, err = run(capsys, "scan", str(tmp_path / "file.pdparams"))
+        assert (found, err) == (code, "")
+        assert ("system" in out) == bool(code)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_pipes(encoding, tmp_path, manifest):
+    """A reader that has seen enough is no error, and neither is a terminal that knows few letters."""
+    for number in range(100):  # more in all than a pipe holds
+        values = {
+            **manifest,
+            "name": f"me/m{number}",
+            "aliases": [],
+            "task": "x" * 2000,
+            "description": "Gr\u00fc\u00dfe",
+        }
+        (tmp_path / "zoo" / "me").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "zoo" / "me" / f"m{number}.json").write_text(json.dumps(values))
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "MODEL_ZOO_REGISTRY": str(tmp_path / "zoo")}
+    command = f"{sys.executable} -m model_zoo.cli"
+    for line in (f"{command} list | head -1", f"{command} show me/m7"):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "NAME" in done.stdout or "Gr" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("20GB", 20 << 30),
+        ("1.5 TB", 3 << 39),
+        ("500mb", 500 << 20),
+        ("2KiB", 2048),
+        ("7B", 7),
+    ],
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "1e9", "20 bananas", "1 000", "inf", "9" * 5000, "\u0664GB"])
+def test_no_sizes(text):
+    with pytest.raises(model_zoo.SettingsError, match="is no size; give one such as 20GB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30d", 30 * 86_400), ("12h", 43_200), ("45 m", 2700), ("0.5w", 302_400)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "30 days", "1y", "nan d"])
+def test_no_durations(text):
+    with pytest.raises(model_zoo.SettingsError, match="is no time span; give one such as 45m"):
+        parse_duration(text)
+
+
+def test_texts():
+    texts = [size_text(size) for size in (0, 1023, 1024, 1536, 1 << 20, 5 << 30, 3 << 40, 5000 << 40)]
+    assert texts == ["0 B", "1023 B", "1.0 KB", "1.5 KB", "1.0 MB", "5.0 GB", "3.0 TB", "5000.0 TB"]
+    ages = [age_text(seconds) for seconds in (-5, 0, 59, 60, 7200, 86_399, 86_400, 900 * 86_400)]
+    expected = ["now", "now", "now", "1 minute ago", "2 hours ago", "23 hours ago", "1 day ago", "900 days ago"]
+    assert ages == expected
+    assert table([("a", "b"), ("long", "")]) == "a     b\nlong"

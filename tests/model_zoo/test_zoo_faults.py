@@ -76,7 +76,7 @@ INCURABLE = {
     "403": ({"status": 403}, r"was refused \(HTTP 403", 1),
     "500": ({"status": 500}, r"HTTP 500", 3),
     "always cut at one place": ({"cut_after": 7000, "ignore_range": True}, "7000 of 20000|IncompleteRead", 3),
-    "always another place": ({"cut_after": 700, "range_shift": 1}, "700 of 20000|IncompleteRead", 3),
+    "always another place": ({"cut_after": 700, "range_shift": 1}, "at another place", 3),
     "no length": ({"no_length": True}, "comes without a length", 1),
     "compressed": ({"encoding": "gzip"}, "was sent as gzip", 1),
     "stalls": ({"stall": 1.0}, "timed out", 3),
@@ -86,7 +86,8 @@ INCURABLE = {
 
 
 @pytest.mark.parametrize("fault", INCURABLE)
-def test_incurable_fault(fault, zoo, folder, contents):
+def test_incurable_fault(fault, zoo, folder, contents, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_JOBS", "1")
     fields, message, asked = INCURABLE[fault]
     zoo.fail(path=WEIGHTS, **fields)
     with pytest.raises(model_zoo.DownloadError, match=message) as caught:
@@ -95,7 +96,7 @@ def test_incurable_fault(fault, zoo, folder, contents):
     assert "MODEL_ZOO_ENDPOINT" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert_nothing_wrong(folder, contents)
-    assert {*contents} - {WEIGHTS} <= files_in(folder)  # what was had stays
+    assert {*contents} - {WEIGHTS} <= files_in(folder)  # it came last, and what was had stays
     assert zoo.paths().count(f"{NAME}/{WEIGHTS}") == asked
     zoo.faults.clear()
     zoo.requests.clear()
@@ -104,11 +105,12 @@ def test_incurable_fault(fault, zoo, folder, contents):
     assert set(zoo.paths()) == {f"{NAME}/{WEIGHTS}"}
 
 
-def test_corrupt_bytes_against_a_known_hash(zoo, folder, contents):
+def test_corrupt_bytes_against_a_known_hash(zoo, folder, contents, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_JOBS", "1")
     zoo.fail(path="unet/config.json", corrupt=True, times=1)
     with pytest.raises(model_zoo.DownloadError, match=r"unet/config\.json has the sha256"):
         model_zoo.download(NAME)
-    assert files_in(folder) == {"model_index.json", "empty.txt"}  # of the corrupt one not even a part
+    assert not [path for path in files_in(folder) if "config" in path]  # of the corrupt one not even a part
     model_zoo.download(NAME)
     assert_right(folder, contents)
 
@@ -118,14 +120,14 @@ def test_another_size_than_catalogued(size, zoo, folder):
     (zoo.folder / NAME / "model_index.json").write_bytes(bytes(size))
     with pytest.raises(model_zoo.DownloadError, match=rf"model_index\.json has {size} bytes, not 256"):
         model_zoo.download(NAME)
-    assert not folder.exists() or not files_in(folder)
+    assert not folder.exists() or not [path for path in files_in(folder) if "model_index" in path]
 
 
 def test_a_length_that_is_too_short_for_the_catalogue(zoo, folder):
     zoo.fail(path="model_index.json", length_lie=-6)
     with pytest.raises(model_zoo.DownloadError, match="has 250 bytes, not 256"):
         model_zoo.download(NAME)
-    assert not files_in(folder)
+    assert not [path for path in files_in(folder) if "model_index" in path]
 
 
 def test_no_length_does_when_the_catalogue_knows_the_size(zoo, folder, contents):
@@ -140,7 +142,7 @@ def test_more_bytes_than_the_catalogue_says(zoo, folder):
     zoo.fail(path="model_index.json", no_length=True)
     with pytest.raises(model_zoo.DownloadError, match="more than the promised 256 bytes"):
         model_zoo.download(NAME)
-    assert not files_in(folder)
+    assert not [path for path in files_in(folder) if "model_index" in path]
 
 
 def test_no_way_from_https_to_http(zoo, folder, monkeypatch):

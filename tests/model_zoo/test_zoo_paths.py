@@ -84,11 +84,37 @@ def test_default_home(monkeypatch, tmp_path):
     assert settings.home("here") == tmp_path / "here"
 
 
-def test_endpoint(monkeypatch):
-    assert settings.endpoint() == "https://paddlenlp.bj.bcebos.com/models/community"
-    monkeypatch.setenv("MODEL_ZOO_ENDPOINT", "http://mirror.example/zoo/")
-    assert settings.endpoint() == "http://mirror.example/zoo"
-    assert settings.endpoint("https://other.example") == "https://other.example"
+def test_endpoints(monkeypatch):
+    assert settings.endpoints() == (
+        "https://paddlenlp.bj.bcebos.com/models/community",
+        "https://bj.bcebos.com/paddlenlp/models/community",
+    )
+    monkeypatch.setenv(
+        "MODEL_ZOO_ENDPOINT", " http://mirror.example/zoo/, https://b.example  http://mirror.example/zoo"
+    )
+    assert settings.endpoints() == ("http://mirror.example/zoo", "https://b.example")
+    assert settings.endpoints("https://other.example") == ("https://other.example",)
+
+
+@pytest.mark.parametrize("value", ["", "1", " 4 ", "32"])
+def test_jobs(value, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_JOBS", value)
+    assert settings.jobs() == int(value or 4)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "33", "x", "1.5", "٣", "9" * 5000])
+def test_jobs_that_are_none(value, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_JOBS", value)
+    with pytest.raises(model_zoo.SettingsError, match="MODEL_ZOO_JOBS") as caught:
+        settings.jobs()
+    assert len(str(caught.value)) < 300
+
+
+def test_passwords_in_settings_are_not_shown(monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_ENDPOINT", "ftp://me:s3cret@mirror.example/zoo?token=s3cret")
+    with pytest.raises(model_zoo.SettingsError, match=r"ftp://mirror\.example/zoo") as caught:
+        settings.endpoints()
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("value", "off"), [("1", True), ("yes", True), ("0", False), ("False", False), ("", False)])

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
+
+import model_zoo
 
 NAME = "tester/small"
 ALIAS = "elder/small"
 WEIGHTS = "unet/model_state.pdparams"
+
+
+def weights(generator, size):
+    """A pickle of random bytes, `size` bytes long (at least 300)."""
+    rest = size - len(pickle.dumps(bytes(256), 4)) + 256
+    content = pickle.dumps(generator.randbytes(rest), 4)
+    return content if len(content) == size else pickle.dumps(generator.randbytes(rest - len(content) + size), 4)
 
 
 def files_in(folder):
@@ -26,4 +38,26 @@ def assert_nothing_wrong(folder, contents):
     assert ".complete" not in present
     for path in present & set(contents):
         assert (folder / path).read_bytes() == contents[path]
-    assert all(Path(path).name.startswith(".") and path.endswith(".part") for path in present - set(contents))
+    kinds = (".part", ".part.json", ".record.json")
+    assert all(Path(path).name.startswith(".") and path.endswith(kinds) for path in present - set(contents))
+
+
+def left_parts(folder):
+    """The unfinished files below a folder."""
+    return [path for path in folder.rglob(".*.part") if path.is_file()]
+
+
+def python(code, *arguments, before=(), **options):
+    """A process of its own, behind the command `before`, that runs `code` with a patient but quick policy."""
+    head = (
+        "import sys, model_zoo\nfrom model_zoo import hub, lock, part\n"
+        "hub.POLICY = hub.Policy(5.0, 5.0, attempts=5, backoff=0.05, block=1 << 16)\n"
+    )
+    return subprocess.Popen(
+        [*before, sys.executable, "-c", head + code, *map(str, arguments)],
+        cwd=Path(model_zoo.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )

@@ -57,6 +57,12 @@ UNETS = {
         mid_block_type=None, attention_head_dim=3, out_channels=4,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     ),
+    "inpainting-like": dict(  # two heads at every level
+        in_channels=7, block_out_channels=(8, 16, 24), norm_num_groups=4, attention_head_dim=(4, 8, 12),
+        downsample_type="resnet", upsample_type="resnet",
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    ),
 }  # fmt: skip
 
 

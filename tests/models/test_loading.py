@@ -114,6 +114,7 @@ def edit_config(folder, **changes):
         (dict(block_out_channels=[8]), "1, 2 and 2"),
         (dict(time_embedding_type="learnt"), "learnt"),
         (dict(downsample_type="pool"), "pool"),
+        (dict(attention_head_dim=[4]), "attention_head_dim has 1 entries"),
         (dict(mid_block_type="Mid"), "Mid"),
         (dict(class_embed_type="simple"), "simple"),
     ],

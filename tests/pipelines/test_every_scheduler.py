@@ -1,4 +1,4 @@
-"""The super-resolution pipeline with each scheduler, swapped in by its config."""
+"""The pipelines with each scheduler, swapped in by its config."""
 
 from pathlib import Path
 
@@ -7,9 +7,22 @@ import pytest
 from PIL import Image
 
 import ppdiffusers
-from ppdiffusers import Generator, LDMSuperResolutionPipeline
+from ppdiffusers import (
+    ClassEmbedder,
+    Generator,
+    LDMBertModel,
+    LDMClassConditionalPipeline,
+    LDMLayoutToImagePipeline,
+    LDMPipeline,
+    LDMSuperResolutionPipeline,
+    LDMTextToImagePipeline,
+    UNet2DConditionModel,
+    VQModel,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
+TEXT = Path(__file__).parent / "golden_text"
+CONDITIONAL = Path(__file__).parent / "golden_conditional"
 SCHEDULERS = [
     ("DDIMScheduler", {}),
     ("DDPMScheduler", {}),
@@ -84,3 +97,50 @@ def test_solvers_of_the_same_equation_agree(base, image, steps):
     scale = np.abs(results[0]).max()
     for result in results[1:]:
         assert np.abs(result - results[0]).max() < 0.2 * scale
+
+
+def letters(texts, padding, max_length, truncation):
+    """A tokenizer: the numbers of a text's letters, and padding."""
+    return {"input_ids": [[5 + ord(letter) % 15 for letter in text] + [0] * (max_length - len(text)) for text in texts]}
+
+
+def conditional(kind, name, encoder, scheduler):
+    parts = {"vqvae": VQModel, name: encoder, "unet": UNet2DConditionModel}
+    models = {part: cls.from_pretrained(CONDITIONAL, subfolder=part) for part, cls in parts.items()}
+    return kind(**models, scheduler=scheduler)
+
+
+@pytest.fixture(scope="module")
+def from_noise(base):
+    """Of each pipeline that starts from noise: itself, two inputs for it, the argument that takes them, and others."""
+    text = LDMTextToImagePipeline.from_pretrained(TEXT / "text", tokenizer=letters)
+    layouts = [[(3, 0, 0, 0.5, 1)], [(7, 0.2, 0, 1, 1), (1, 0, 0, 1, 0.5)]]
+    classes = conditional(LDMClassConditionalPipeline, "class_embedder", ClassEmbedder, base.scheduler)
+    places = conditional(LDMLayoutToImagePipeline, "layout_encoder", LDMBertModel, base.scheduler)
+    return {
+        "unconditional": (LDMPipeline.from_pretrained(TEXT / "unconditional"), [1, 1], "batch_size", {}),
+        "text": (text, ["a boat", "a lake"], "prompt", {"guidance_scale": 6}),
+        "classes": (classes, [1, 3], "class_labels", {"guidance_scale": 3}),
+        "layouts": (places, layouts, "boxes", {"guidance_scale": 3}),
+    }
+
+
+@pytest.mark.parametrize("kind", ["unconditional", "text", "classes", "layouts"])
+@pytest.mark.parametrize("name, config", SCHEDULERS, ids=str)
+def test_each_seed_makes_its_finite_picture_alone_and_in_a_batch(from_noise, kind, name, config):
+    pipeline, inputs, argument, options = from_noise[kind]
+    scheduler = getattr(ppdiffusers, name).from_config(pipeline.scheduler.config, **config)
+    pipeline = type(pipeline)(**{**pipeline.components, "scheduler": scheduler})
+
+    def call(given, generator):
+        result = pipeline(
+            **{argument: given}, generator=generator, num_inference_steps=3, output_type="latent", **options
+        )
+        return result.images.numpy()
+
+    both = call(2 if kind == "unconditional" else inputs, [5, 6])
+    channels = pipeline.unet.config.in_channels
+    assert both.shape == (2, channels, 8, 8) and np.isfinite(both).all()
+    scale = np.abs(both).max()
+    np.testing.assert_allclose(call(inputs[1], 6)[0], both[1], atol=1e-4 * scale)
+    assert np.abs(call(inputs[1], 7)[0] - both[1]).max() > 1e-2 * scale

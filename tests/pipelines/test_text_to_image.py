@@ -127,6 +127,17 @@ def test_negative_prompts(pipeline):
         pipeline(PROMPTS[0], negative_prompt="blurry", **QUICK)
 
 
+@pytest.mark.parametrize("eta", [0, 1])
+def test_four_seeds_at_once_are_four_calls(pipeline, eta):
+    options = dict(num_inference_steps=3, guidance_scale=6, eta=eta)
+    prompts = [PROMPTS[0], PROMPTS[1], "", PROMPTS[0]]
+    batch = pipeline(prompts, generator=[1, 2, 3, 4], **options).images
+    for seed, (prompt, image) in enumerate(zip(prompts, batch), 1):
+        alone = pipeline(prompt, generator=seed, **options).images
+        assert np.abs(arrays([image]) - arrays(alone)).max() <= 1
+    assert np.abs(arrays(batch[:1]) - arrays(batch[3:])).max() > 1
+
+
 def test_images_of_one_prompt_are_neighbours_and_each_seed_makes_its_picture_alone(pipeline):
     options = dict(num_inference_steps=3, guidance_scale=6, eta=0.5)
     batch = pipeline(PROMPTS[:2], num_images_per_prompt=2, generator=[1, 2, 3, 4], **options).images
@@ -208,7 +219,7 @@ def test_outputs_callback_and_stream(pipeline):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(prompt=[]), "empty list"),
+        (dict(prompt=[]), "empty list; give"),
         (dict(prompt=None), "NoneType"),
         (dict(prompt=7), "int"),
         (dict(prompt=["a", 7]), "int"),
@@ -223,13 +234,17 @@ def test_outputs_callback_and_stream(pipeline):
         (dict(negative_prompt=["a", "b"]), "2 texts for 1"),
         (dict(negative_prompt=3), "negative_prompt"),
         (dict(num_images_per_prompt=0), "num_images_per_prompt"),
-        (dict(num_inference_steps=0), "num_inference_steps"),
-        (dict(num_inference_steps=1001), "1001"),
+        (dict(num_inference_steps=0), "num_inference_steps 0 .*at least one"),
+        (dict(num_inference_steps=-5), "num_inference_steps -5 .*at least one"),
+        (dict(num_inference_steps=1001), "1001 .* the 1000 .*fewer"),
+        (dict(num_inference_steps="20"), "'20'"),
         (dict(eta=1.5), "1.5"),
+        (dict(eta="1"), "'1'"),
         (dict(output_type="pt"), "pt"),
         (dict(generator=[1, 2]), "2"),
         (dict(latents=np.zeros((1, 4, 7, 8), np.float32)), r"\[1, 4, 8, 8\]"),
-        (dict(latents=np.full((1, 4, 8, 8), np.nan, np.float32)), "NaN"),
+        (dict(latents=np.full((1, 4, 8, 8), np.nan, np.float32)), "NaN.*finite"),
+        (dict(latents=[[1, 2], [3]]), "latents must be.*list"),
         (dict(negative_promt="a"), "negative_promt"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -237,6 +252,18 @@ def test_outputs_callback_and_stream(pipeline):
 def test_bad_arguments_are_one_clear_error(pipeline, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         pipeline(**{"prompt": "a", "num_inference_steps": 1, "guidance_scale": 6, **arguments})
+
+
+@pytest.mark.parametrize("prediction_type", ["foo", "v-prediction", None])
+def test_a_scheduler_of_an_unknown_prediction_type(loaded, tmp_path, prediction_type):
+    message = f"prediction_type {prediction_type!r} .*one of epsilon, sample, v_prediction"
+    with pytest.raises(ValueError, match=message):
+        loaded.scheduler.from_config(loaded.scheduler.config, prediction_type=prediction_type)
+    loaded.save_pretrained(tmp_path)
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "prediction_type": prediction_type}))
+    with pytest.raises(ValueError, match=message):
+        DiffusionPipeline.from_pretrained(tmp_path)
 
 
 def test_components_must_fit(loaded, tokenizer):

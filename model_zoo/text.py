@@ -1,0 +1,61 @@
+"""Sizes, times and tables as people write and read them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from model_zoo.errors import SettingsError
+
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def size_text(size: int | None, exact: bool = True) -> str:
+    """As the community's pages write it: 1 KB is 1024 bytes."""
+    if size is None:
+        return "unknown size"
+    value, unit = float(size), 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    text = f"{size} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+    return text if exact else f"about {text}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `20GB`, `1.5 TB`, `4096`.
+
+    Raises:
+        SettingsError: something else.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise SettingsError(f"{text[:100]!r} is no size; give one such as 20GB or 500MB")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `30d`, `12h`, `2w`, `45m`.
+
+    Raises:
+        SettingsError: something else.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s*([mhdw])", text.strip(), re.ASCII)
+    if match is None:
+        raise SettingsError(f"{text[:100]!r} is no time span; give one such as 45m, 12h, 30d or 2w")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def age_text(seconds: float) -> str:
+    """How long ago, in the largest unit that fits: `now`, `5 minutes ago`, `3 days ago`."""
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        count = int(seconds // length)
+        if count > 0:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "now"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in columns, two blanks apart; nothing where there are no rows."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

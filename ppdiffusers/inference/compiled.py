@@ -1,0 +1,243 @@
+"""Models whose heavy parts run as compiled programs. They stay what they are: same class, same config, same calls."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ppdiffusers.inference.engines import Arrays, Setup, relative_error, setups, start
+from ppdiffusers.inference.programs import Inputs, Program, UnsupportedPaddle, cached_program
+from ppdiffusers.inference.verdicts import Verdicts
+from ppdiffusers.models.model import Model
+from ppdiffusers.threads import use_threads
+
+logger = logging.getLogger("ppdiffusers")
+
+# Largest difference, and its root mean square, that a program may have from the layers, over the scale of the result.
+TOLERANCES = {"fp32": (1e-4, 1e-4), "bf16": (0.2, 0.03)}
+# Multiplications of a call from which its U-Net is compiled. Two cores take the layers some ten seconds for these,
+# and a compiled U-Net half of that or less, with compiling included.
+WORTH_COMPILING = 4e11
+_EXAMPLE_BATCH = 2
+_EXAMPLE_LENGTH = 5  # of a sequence
+
+
+def compile_model(model: Model, engine: str = "auto", precision: str = "auto") -> Model:
+    """Let programs run the heavy parts of `model`, each compiled when it is first called.
+
+    Every program is compared with the layers that it replaces before it is used. One that differs too much, or does
+    not run here, gives way to the next slower way, in the end to the layers themselves; that is told in the log.
+
+    The layers that a program replaces are given up if the model came from files: they are read again where they are
+    needed, by `save_pretrained` for one. A model that was trained or built in memory keeps them.
+
+    Args:
+        engine: "auto" (OpenVINO if it is installed, else Paddle Inference), "inference", "openvino", or "eager", which
+            undoes everything.
+        precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16". Inputs and outputs are float32 in any case.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        ValueError: an unknown engine or precision, or one that this machine does not have.
+    """
+    if model._exported is not None:
+        model._exported(engine, precision)
+        return model
+    if engine == "eager":
+        restore(model)
+        return model
+    ways = setups(engine, precision)
+    restore(model)
+    model.eval()
+    for method, inputs in model._programs().items():
+        object.__setattr__(model, method, CompiledPart(model, method, inputs, ways))
+    object.__setattr__(model, "_restore", functools.partial(restore, model))
+    return model
+
+
+def restore(model: Model) -> None:
+    """Make `model` run its layers again, which are read from the files that they came from."""
+    if model._restore is None:
+        return
+    parts = [model.__dict__.pop(method) for method in model._programs()]
+    object.__setattr__(model, "_restore", None)
+    _bring_back(model, parts)
+
+
+def _bring_back(model: Model, parts: List[CompiledPart]) -> None:
+    """The layers that `parts` have given up."""
+    given_up = {name: layer for part in parts for name, layer in part.given_up.items()}
+    if None in given_up.values():
+        assert model._source is not None  # or they would have been kept
+        folder, dtype = model._source
+        fresh = type(model).from_pretrained(folder, paddle_dtype=dtype)
+        given_up = {name: getattr(fresh, name) if layer is None else layer for name, layer in given_up.items()}
+    for name, layer in given_up.items():
+        setattr(model, name, layer)
+    for part in parts:
+        part.given_up.clear()
+
+
+def worth_compiling(unet: Model, shape: Sequence[int], steps: int) -> bool:
+    """Whether running `unet` on latents of `shape` so many times takes its layers longer than compiling does.
+
+    A count of multiplications decides and not a clock, so that the same call always takes the same way.
+    """
+    if paddle.get_device() != "cpu" or not unet._programs():
+        return False
+    batch, _, height, width = shape
+    return steps * batch * height * width * _multiplications_a_pixel(unet) > WORTH_COMPILING
+
+
+def _multiplications_a_pixel(unet: Model) -> float:
+    """Of the convolutions and linear layers: each weight once a pixel of its level. Attention itself is left out."""
+    last = len(unet.config.block_out_channels) - 1
+    total = 0.0
+    for name, parameter in nn.Layer.state_dict(unet).items():
+        part, _, rest = name.partition(".")
+        level = 0
+        if part == "mid_block":
+            level = last
+        elif part in ("down_blocks", "up_blocks"):
+            number = int(rest.partition(".")[0])
+            level = number if part == "down_blocks" else last - number
+        if parameter.ndim > 1:
+            total += parameter.size / 4**level
+    return total
+
+
+class CompiledPart:
+    """`model.method`, as a program. Called with the same tensors, it returns the same tensor, or tuple of them.
+
+    Attributes:
+        setup: how it runs; None before the first call, and where it runs the layers.
+        seconds: what compiling took, checks included.
+        given_up: layers that the program stands for, by name; None for one that can be read again.
+        group: the parts that are compiled together.
+        family: the parts that stand for the same layers, this one's `siblings` and theirs.
+    """
+
+    def __init__(self, model: Model, method: str, inputs: Inputs, ways: List[Setup]):
+        self.model, self.method, self.inputs, self.ways = model, method, inputs, ways
+        self.setup: Optional[Setup] = None
+        self.seconds = 0.0
+        self.given_up: Dict[str, Optional[nn.Layer]] = {}
+        self.group, self.family = [self], [self]
+        self._siblings: Dict[str, Dict[str, CompiledPart]] = {}
+        self._run: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._run is None:
+            self.compile()
+        if self.setup is None:
+            return self._run(*arguments)
+        arrays = {
+            name: value.astype(each[1]).numpy()
+            for (name, each), value in zip(self.inputs.items(), arguments)
+            if not isinstance(each, int)  # which the program was made for
+        }
+        results = self._run(arrays)
+        return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
+
+    def siblings(self, programs: Dict[str, Inputs]) -> Dict[str, CompiledPart]:
+        """Other methods of the same model, each with its inputs: compiled in the same ways, all of them together."""
+        key = repr(programs)
+        if key not in self._siblings:
+            made = {method: CompiledPart(self.model, method, inputs, self.ways) for method, inputs in programs.items()}
+            self.family += made.values()
+            for part in made.values():
+                part.group, part.family, part.given_up = list(made.values()), self.family, self.given_up
+            self._siblings[key] = made
+        return self._siblings[key]
+
+    def compile(self) -> None:
+        """Choose the fastest way that computes what the layers compute, for every part of the group."""
+        use_threads()
+        _bring_back(self.model, [self])
+        read = {name for part in self.group for name in part._choose()}
+        if not any(part.setup is None and part._run is not None for part in self.family):
+            self._give_up_layers(read)
+
+    def _choose(self) -> List[str]:
+        """Set `setup` and `_run`; the names of the weights that the program has a copy of."""
+        started = time.perf_counter()
+        layers = functools.partial(getattr(type(self.model), self.method), self.model)
+        name = f"{type(self.model).__name__}.{self.method.strip('_')}"
+        try:
+            program = cached_program(self.model, self.method, self.inputs)
+            self._run, self.setup = self._first_right(program, layers, name)
+        except UnsupportedPaddle as error:
+            logger.warning("%s runs its layers: %s", name, error)
+        if self.setup is None:
+            self._run = layers
+            return []
+        self.seconds = time.perf_counter() - started
+        logger.info("%s runs in %s; compiled in %.1f s", name, self.setup, self.seconds)
+        return list(program.parameters.values())
+
+    def _first_right(self, program: Program, layers: Callable[..., Any], name: str) -> Any:
+        verdicts = Verdicts(program, self.model._source)
+        examples = self._examples()
+        for setup in self.ways:
+            try:
+                run = start(setup, self.model, program)
+                if setup in verdicts:
+                    return run, setup
+                result = run(examples)
+            except Exception as error:  # whatever an engine raises, the next one may do
+                logger.warning("%s does not run in %s: %s", name, setup, _last_line(error))
+                continue
+            worst, rms = relative_error(self._wanted(layers, examples), result)
+            if worst <= TOLERANCES[setup.precision][0] and rms <= TOLERANCES[setup.precision][1]:
+                verdicts.add(setup)
+                return run, setup
+            logger.warning("%s is wrong by %.1g in %s, which is not used", name, worst, setup)
+        logger.warning("%s runs its layers: no engine computes the same", name)
+        return None, None
+
+    def _wanted(self, layers: Callable[..., Any], examples: Dict[str, np.ndarray]) -> Arrays:
+        arguments = [
+            each if isinstance(each, int) else paddle.to_tensor(examples[name]) for name, each in self.inputs.items()
+        ]
+        with paddle.no_grad():
+            results = layers(*arguments)
+        if isinstance(results, tuple):
+            return tuple(result.astype("float32").numpy() for result in results)
+        return results.astype("float32").numpy()
+
+    def _examples(self) -> Dict[str, np.ndarray]:
+        """Small inputs of the right shapes, always the same."""
+        draw = np.random.default_rng(0)
+        levels = len(self.model.config.get("block_out_channels") or [1])
+        side = 2**levels
+        arrays = {}
+        for name, each in self.inputs.items():
+            if isinstance(each, int):
+                continue
+            shape, dtype = each
+            free = iter([_EXAMPLE_BATCH, *([side, side] if len(shape) == 4 else [_EXAMPLE_LENGTH])])
+            full = [next(free) if size is None else size if size > 0 else side // -size for size in shape]
+            values = draw.integers(0, 10, full) if dtype == "int64" else draw.standard_normal(full)
+            arrays[name] = values.astype(dtype)
+        return arrays
+
+    def _give_up_layers(self, used: Set[str]) -> None:
+        for name, layer in list(self.model.named_children()):
+            weights = [f"{name}.{key}" for key, _ in layer.named_parameters()]
+            if weights and used.issuperset(weights):
+                self.given_up[name] = layer if self.model._source is None else None
+                delattr(self.model, name)
+
+
+def _last_line(error: Exception) -> str:
+    """Of paddle's many-lined messages the one that says what happened."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

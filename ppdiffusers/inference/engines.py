@@ -1,0 +1,167 @@
+"""What runs a program: Paddle Inference, or OpenVINO where it is installed.
+
+An engine is made of a program and its weights, and is called with numpy arrays by the names of the program's inputs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Tuple, Union
+
+import numpy as np
+
+from ppdiffusers.inference.programs import Program, save_parameters, weights
+from ppdiffusers.models.model import Model
+from ppdiffusers.threads import get_num_threads
+
+PRECISIONS = ("fp32", "bf16")
+# oneDNN's sine overwrites the value that a cosine reads too, when this pass has run (paddle 3.3).
+FAULTY_PASSES = ("inplace_pass",)
+
+
+Arrays = Union[np.ndarray, Tuple[np.ndarray, ...]]  # of one result, or of several
+
+
+class Setup(NamedTuple):
+    """One way to run a program."""
+
+    engine: str  # "openvino" or "inference"
+    precision: str
+    onednn: bool = True  # of Paddle Inference
+    faulty_passes: Tuple[str, ...] = FAULTY_PASSES  # that are left out
+
+    def __str__(self) -> str:
+        name = "OpenVINO" if self.engine == "openvino" else "Paddle Inference"
+        return f"{name} ({self.precision}{'' if self.onednn else ', without oneDNN'})"
+
+
+class PaddleInferenceEngine:
+    """A predictor of Paddle Inference on the CPU.
+
+    Args:
+        structure, weights: files of the program; not needed any more afterwards.
+    """
+
+    def __init__(self, structure: Path, weights: Path, setup: Setup):
+        from paddle import inference
+
+        config = inference.Config(str(structure), str(weights))
+        config.disable_gpu()
+        config.disable_glog_info()
+        config.enable_new_ir(True)
+        config.enable_new_executor(True)
+        config.set_cpu_math_library_num_threads(get_num_threads())
+        for name in setup.faulty_passes:
+            config.delete_pass(name)
+        if not setup.onednn:
+            config.disable_mkldnn()
+        elif setup.precision == "bf16":
+            config.enable_mkldnn_bfloat16()
+        self._predictor = inference.create_predictor(config)
+        self._outputs = [self._predictor.get_output_handle(name) for name in self._predictor.get_output_names()]
+
+    def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
+        for name, array in arrays.items():
+            self._predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(array))
+        self._predictor.run()
+        return _one_or_all([output.copy_to_cpu() for output in self._outputs])
+
+
+class OpenVINOEngine:
+    """The program as an OpenVINO graph on the CPU."""
+
+    def __init__(self, program: Any, parameters: Any, setup: Setup):
+        import openvino
+
+        from ppdiffusers.inference.openvino_graph import build
+
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32" if setup.precision == "fp32" else "bf16",
+            "INFERENCE_NUM_THREADS": get_num_threads(),
+        }
+        self._request = openvino.Core().compile_model(build(program, parameters), "CPU", options).create_infer_request()
+
+    def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
+        results = self._request.infer(arrays, share_inputs=True)
+        return _one_or_all([results[i].copy() for i in range(len(results))])
+
+
+def _one_or_all(arrays: List[np.ndarray]) -> Arrays:
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+def has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16 (AVX512_BF16 or AMX)."""
+    import paddle
+
+    supported = getattr(paddle.base.core, "supports_bfloat16_fast_performance", None)
+    return bool(supported and supported())
+
+
+def setups(engine: str, precision: str) -> List[Setup]:
+    """Ways to run a program, the fastest first; a later one is for where an earlier one fails its check.
+
+    Args:
+        engine: "auto", "openvino" or "inference".
+        precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16".
+
+    Raises:
+        ValueError: unknown, or not possible here; names the remedy.
+    """
+    if engine not in ("auto", "openvino", "inference"):
+        raise ValueError(f"engine {engine!r} is unknown; use 'auto', 'eager', 'inference' or 'openvino'")
+    if engine == "openvino" and not has_openvino():
+        raise ValueError("engine 'openvino' needs the package openvino: pip install openvino")
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision {precision!r} is unknown; use 'auto', {', '.join(map(repr, PRECISIONS))}")
+    if precision == "bf16" and not has_bfloat16():
+        raise ValueError("precision 'bf16': this CPU has no bfloat16 arithmetic; use 'fp32' or 'auto'")
+    kinds = [engine] if engine != "auto" else (["openvino"] if has_openvino() else []) + ["inference"]
+    precisions = ["bf16", "fp32"] if precision != "fp32" and has_bfloat16() else ["fp32"]
+    found = [Setup(kind, each) for each in precisions for kind in kinds]
+    if "inference" in kinds:
+        found.append(Setup("inference", "fp32", onednn=False))
+    return found
+
+
+def start(setup: Setup, model: Model, program: Program) -> Any:
+    """An engine with `model`'s weights. It has a copy of its own: the model may give up its."""
+    if setup.engine == "openvino":
+        state = weights(model)
+        # Not copied: the graph refers to the tensors' own memory, also after the model has given them up.
+        arrays = {
+            name: np.from_dlpack(state[key].detach().astype("float32")) for name, key in program.parameters.items()
+        }
+        return OpenVINOEngine(program.load(), arrays, setup)
+    with tempfile.TemporaryDirectory(prefix="ppdiffusers-", dir=_roomy_folder(program)) as scratch:
+        file = Path(scratch) / "weights.pdiparams"
+        save_parameters(model, program, file)
+        return PaddleInferenceEngine(program.file, file, setup)
+
+
+def _roomy_folder(program: Program) -> Path:
+    """Where gigabytes may lie for a second: beside the program, if that is writable, as /tmp is often small."""
+    folder = program.file.parent
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def relative_error(wanted: Arrays, got: Arrays) -> Tuple[float, float]:
+    """Largest difference over the largest wanted value, and root mean square difference over that of what is wanted;
+    of several results the largest of each."""
+    if isinstance(wanted, tuple) and isinstance(got, tuple) and len(wanted) == len(got):
+        worst, rms = zip(*(relative_error(*pair) for pair in zip(wanted, got)))
+        return max(worst), max(rms)
+    if isinstance(wanted, tuple) or isinstance(got, tuple):  # of different numbers of results
+        return float("inf"), float("inf")
+    if wanted.shape != got.shape or not np.isfinite(got).all():
+        return float("inf"), float("inf")
+    difference = np.abs(wanted.astype(np.float64) - got)
+    rms = np.sqrt((difference**2).mean()) / (np.sqrt((wanted.astype(np.float64) ** 2).mean()) or 1.0)
+    return float(difference.max() / (np.abs(wanted).max() or 1.0)), float(rms)

@@ -1,0 +1,246 @@
+"""The cache on file systems that are full, closed, shared, or full of traps: one clear error, nothing else touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+
+import pytest
+from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in, left_parts, python
+
+import model_zoo
+from model_zoo import cache, part, registry
+
+DOWNLOAD = f"print(model_zoo.download({NAME!r}))"
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX")
+
+
+@pytest.fixture
+def shared(zoo, catalogue_of, tmp_path, monkeypatch):
+    """The server, with the small model in a registry that other processes see."""
+    monkeypatch.setenv("MODEL_ZOO_REGISTRY", str(catalogue_of()))
+    monkeypatch.setattr(registry, "COMMUNITY", tmp_path / "nothing")
+    return zoo
+
+
+@pytest.fixture
+def somebody():
+    """What to start a process with that the file system can refuse something: the administrator is refused nothing."""
+    if os.name != "posix":
+        pytest.skip("POSIX")
+    if os.geteuid() != 0:
+        return []
+    # In a user namespace of its own, the administrator is the owner of its files and no more.
+    command = ["unshare", "--user"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode != 0:
+        pytest.skip("needs another user than the administrator, or unshare")
+    return command
+
+
+@pytest.mark.parametrize("place", ["tester", "tester/small/unet/model_state.pdparams/x"])
+def test_something_is_in_the_way(place, zoo, tmp_path):
+    """A file where a folder must be, and a folder where a file must be."""
+    obstacle = tmp_path / "home" / place
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("in the way")
+    with pytest.raises(model_zoo.CacheError, match="MODEL_ZOO_HOME") as caught:
+        model_zoo.download(NAME)
+    assert "\n" not in str(caught.value)
+    assert obstacle.read_text() == "in the way"
+
+
+@posix
+def test_disk_full_half_way(zoo, folder, contents):
+    """Played by the limit of a file's length: the disk says no in the middle of a write."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))
+    try:
+        with pytest.raises(model_zoo.CacheError, match=r"model_state\.pdparams: File too large; free") as caught:
+            model_zoo.download(NAME)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert_nothing_wrong(folder, contents)
+    (left,) = left_parts(folder)
+    assert left.read_bytes() == contents[WEIGHTS][:8000]
+    zoo.forget()
+    model_zoo.download(NAME)
+    assert_right(folder, contents)
+    assert zoo.requests[-1].headers["Range"] == "bytes=8000-"
+
+
+def test_no_space_is_known_before_a_byte_is_fetched(zoo, folder, monkeypatch):
+    usage = shutil.disk_usage(folder.anchor)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=32_000_000))
+    with pytest.raises(model_zoo.CacheError, match=r"has 32 MB free, and 0 MB are still to come .*MODEL_ZOO_HOME"):
+        model_zoo.download(NAME)
+    assert zoo.requests == [] and not folder.exists()
+
+
+def test_no_space_for_a_file_of_unknown_size(zoo, folder, monkeypatch):
+    usage = shutil.disk_usage(folder.anchor)
+    free = iter([10**9])
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=next(free, 10_000)))
+    with pytest.raises(model_zoo.CacheError, match="free"):
+        model_zoo.download(NAME)
+    assert not left_parts(folder)
+
+
+def test_what_is_there_need_not_fit_again(zoo, folder, contents, monkeypatch):
+    zoo.fail(path=WEIGHTS, cut_after=19_000, times=1)
+    zoo.fail(path=WEIGHTS, status=404)
+    with pytest.raises(model_zoo.DownloadError):
+        model_zoo.download(NAME)
+    zoo.forget()
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(cache, "SPARE", 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=5000))
+    model_zoo.download(NAME)
+    assert_right(folder, contents)
+
+
+@pytest.mark.parametrize("harm", ["complete", "without a marker", "incomplete"])
+def test_read_only_shared_cache(harm, shared, folder, tmp_path, somebody):
+    model_zoo.download(NAME)
+    if harm == "without a marker":
+        (folder / ".complete").unlink()
+    elif harm == "incomplete":
+        (folder / WEIGHTS).unlink()
+    shared.forget()
+    for parent, _, files in os.walk(tmp_path / "home"):
+        os.chmod(parent, 0o555)
+        for name in files:
+            os.chmod(os.path.join(parent, name), 0o444)
+    try:
+        out, err = python(DOWNLOAD, before=somebody).communicate()
+    finally:
+        for parent, _, _ in os.walk(tmp_path / "home"):
+            os.chmod(parent, 0o755)
+    if harm == "incomplete":
+        assert out == ""
+        assert "CacheError: cannot write" in err and "Permission denied; free or repair that place" in err
+        assert not left_parts(folder)
+    else:
+        assert (out, err) == (f"{folder}\n", "")
+    assert shared.bytes_sent == 0
+
+
+@posix
+def test_two_users_share_a_cache(shared, folder, contents, tmp_path):
+    """One who lets everybody read and their group write, and one who keeps things to themselves."""
+    paths = [*contents, ".complete"]
+    code = f"import os; os.umask(int(sys.argv[1], 8)); {DOWNLOAD}"
+    shared.fail(path=WEIGHTS, cut_after=9000, times=1)
+    shared.fail(path=WEIGHTS, status=404, times=1)
+    out, err = python(code, "002").communicate()
+    assert out == "" and "does not exist" in err
+    (left,) = left_parts(folder)
+    assert stat.S_IMODE(left.stat().st_mode) == 0o664
+    shared.forget()
+    assert python(code, "027").communicate()[0] == f"{folder}\n"
+    assert_right(folder, contents)
+    assert shared.bytes_sent <= sum(map(len, contents.values())) - 9000
+    modes = {path: stat.S_IMODE((folder / path).stat().st_mode) for path in paths}
+    assert modes[".complete"] == 0o640 and modes[WEIGHTS] == 0o664
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "unet")} == {0o775}
+    assert set(modes.values()) <= {0o640, 0o664}
+
+
+@posix
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o027, 0o640), (0o077, 0o600)])
+def test_files_are_as_readable_as_the_umask_says(umask, mode, zoo, folder, contents):
+    before = os.umask(umask)
+    try:
+        model_zoo.download(NAME)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE((folder / path).stat().st_mode) for path in [*contents, ".complete"]} == {mode}
+
+
+@posix
+@pytest.mark.parametrize("link", ["tester", "tester/small", "tester/small/unet", ".locks"])
+def test_links_that_lead_out_of_the_cache(link, zoo, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "config.json").write_text("of somebody else")
+    place = tmp_path / "home" / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(outside)
+    with pytest.raises(model_zoo.CacheError, match=r"leads out of the cache to .*outside.*remove that link"):
+        model_zoo.download(NAME)
+    assert files_in(outside) == {"config.json"}
+    assert (outside / "config.json").read_text() == "of somebody else"
+    assert zoo.requests == []
+
+
+@posix
+@pytest.mark.parametrize("link", [WEIGHTS, ".complete", "unet/.model_state.pdparams.record.json"])
+def test_links_in_the_place_of_files(link, zoo, folder, contents, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("of somebody else")
+    (folder / link).parent.mkdir(parents=True)
+    (folder / link).symlink_to(outside)
+    model_zoo.download(NAME) if link != WEIGHTS else None
+    if link == WEIGHTS:  # what is there is taken for a download, but a lost one is replaced, not written through
+        outside.unlink()
+        model_zoo.download(NAME)
+        assert not outside.exists()
+    else:
+        assert outside.read_text() == "of somebody else"
+    assert_right(folder, contents)
+    assert not (folder / link).is_symlink()
+
+
+@posix
+def test_the_cache_itself_may_be_a_link(zoo, contents, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "link"))
+    model_zoo.download(NAME)
+    assert_right(tmp_path / "elsewhere" / "tester" / "small", contents)
+
+
+@pytest.mark.parametrize("home", ["x" * 5000, "y/" * 2500, "a\0b"], ids=["name", "path", "NUL"])
+def test_homes_that_cannot_be(home, zoo, tmp_path):
+    with pytest.raises((model_zoo.CacheError, model_zoo.SettingsError), match="MODEL_ZOO_HOME") as caught:
+        model_zoo.download(NAME, cache_dir=f"{tmp_path}/{home}")
+    assert len(str(caught.value)) < 700 and "\n" not in str(caught.value)
+    assert zoo.requests == [] and not os.listdir(tmp_path / "home") if (tmp_path / "home").exists() else True
+
+
+def test_a_folder_that_differs_only_in_case(zoo, tmp_path, monkeypatch):
+    """Played: a file system that does not know upper from lower case has one folder for both names."""
+    (tmp_path / "home" / "tester").mkdir(parents=True)
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda place: [name.replace("tester", "Tester") for name in listdir(place)])
+    with pytest.raises(model_zoo.CacheError, match="does not tell it from tester"):
+        model_zoo.download(NAME)
+    assert zoo.requests == []
+
+
+def test_names_that_would_clash_with_parts(zoo, folder, manifest, catalogue_of, contents):
+    """A part of `a` is no part of `a.0123abcd`, and a file may be called like a part."""
+    extra = {"a.bin": b"1" * 500, "a.bin.0123abcd": b"2" * 600, "a.bin.0123abcd.part": b"3" * 700}
+    for path, content in extra.items():
+        (zoo.folder / NAME / path).write_bytes(content)
+        manifest["files"].append({"path": path})
+    catalogue_of(manifest)
+    zoo.fail(path="a.bin", cut_after=400, times=1)
+    zoo.fail(path="a.bin", status=404, times=1)
+    with pytest.raises(model_zoo.DownloadError):
+        model_zoo.download(NAME)
+    model_zoo.download(NAME)
+    assert_right(folder, {**contents, **extra})
+
+
+def test_bytes_left_is_what_need_not_come(zoo, folder):
+    zoo.fail(path=WEIGHTS, cut_after=7000, times=1)
+    zoo.fail(path=WEIGHTS, status=404)
+    with pytest.raises(model_zoo.DownloadError):
+        model_zoo.download(NAME)
+    assert part.bytes_left(folder / WEIGHTS) == 7000
+    assert part.bytes_left(folder / "nothing") == 0

@@ -1,0 +1,126 @@
+"""The JSON schema and the reader agree: on every manifest of the package, and on what is wrong with others."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from model_zoo import ManifestError, manifest, pack, registry
+
+jsonschema = pytest.importorskip("jsonschema")
+
+SCHEMA = json.loads((registry.COMMUNITY.parent / "manifest.schema.json").read_text())
+MANIFESTS = sorted([*registry.COMMUNITY.glob("*/*.json"), *registry.BUILTIN.glob("*/*/model.json")])
+
+
+@pytest.fixture(scope="module")
+def schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    return jsonschema.Draft202012Validator(SCHEMA)
+
+
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: "/".join(file.with_suffix("").parts[-3:]))
+def test_manifests_of_the_package(file, schema):
+    values = json.loads(file.read_text())
+    schema.validate({"files": [{"path": "x"}], **values} if file.name == "model.json" else values)
+    model = registry.read_builtin(file.parent) if file.name == "model.json" else registry.read_manifest(file)
+    assert model.task in {entry.task for entry in registry.list_models()}
+
+
+def test_every_key_is_in_the_schema():
+    ours = {"folder", "registry", "place"}
+    assert SCHEMA["properties"].keys() == {f.name for f in manifest.dataclasses.fields(manifest.Model)} - ours
+    files = {field.name for field in manifest.dataclasses.fields(manifest.File)}
+    assert SCHEMA["$defs"]["file"]["properties"].keys() == files
+
+
+def test_packed_manifest(schema):
+    folder = registry.find("ppdiffusers/ldm-super-resolution-4x-tiny").folder
+    facts = {"name": "a/b", "licence": "MIT", "origin": "x", "base_url": "https://b.example:8080/zoo/"}
+    schema.validate(pack.describe(folder, **facts)[0])
+
+
+ORIGINAL = {"checkpoint": "https://a.example/x.zip", "config": {"target": "x"}}
+GOOD = [
+    {},
+    {"paper": "https://arxiv.org/abs/2112.10752", "description": "Gr\u00fc\u00dfe", "note": None},
+    {"base_url": "http://[::1]:8080/zoo", "mirrors": ["https://b.example"]},
+    {"files": [{"path": "a/b/c.d-e+f_", "size": 0, "sha256": "0" * 64, "approximate_size": None}]},
+    {"files": [], "original": ORIGINAL},
+    {"original": {**ORIGINAL, "member": "model.ckpt"}},
+]
+BAD = [
+    *(
+        {"name": name}
+        for name in ("", "a", "a/b/c", "/a", "a/", "../b", "a/..", "a b/c", "\u00e4/b", "a/" + "b" * 101, 5)
+    ),
+    *({"aliases": value} for value in ("a/b", ["a"], [5], None)),
+    *(
+        {key: value}
+        for key in ("task", "pipeline", "licence", "origin")
+        for value in ("", None, 5, "a\nb", "a\x1b[2Jb")
+    ),
+    *({key: value} for key in ("paper", "description", "note") for value in (5, "a\nb", "\x9bb", [])),
+    *(
+        {"base_url": value}
+        for value in ("b.example", "ftp://b.example", "https://u@b.example", "https://b.example/?q", 5)
+    ),
+    {"mirrors": ["b.example"]},
+    {"mirrors": "https://b.example"},
+    *({"files": [{"path": path}]} for path in ("../x", "/x", "a//b", "a\\b", ".x", "a/.x", "", "a/", "C:x", "a\n", 5)),
+    {"files": [{"path": "/".join("abcdefghijk")}]},
+    {"files": [{"path": "a" * 151}]},
+    *({"files": [{"path": "a", key: value}]} for key in ("size", "approximate_size") for value in (-1, 1.5, "1", True)),
+    *({"files": [{"path": "a", "sha256": value}]} for value in ("", "0" * 63, "A" * 64, 0)),
+    {"files": [{"path": "a", "other": 1}]},
+    {"files": [{}]},
+    {"files": ["a"]},
+    {"files": {}},
+    {"files": []},
+    {"files": None},
+    {"other": 1},
+    {"place": "../x"},
+    {"folder": "/"},
+    {"registry": "x"},
+    *({"original": value} for value in ({}, [], {"checkpoint": "x"}, {**ORIGINAL, "config": {}}, {**ORIGINAL, "x": 1})),
+    {"original": {**ORIGINAL, "checkpoint": "file:///etc"}},
+    {"original": {**ORIGINAL, "member": ""}},
+]
+
+
+@pytest.fixture
+def plain(manifest):
+    return manifest
+
+
+@pytest.mark.parametrize("change", GOOD, ids=str)
+def test_good(change, plain, schema):
+    values = {**plain, **change}
+    schema.validate(values)
+    assert manifest.parse(values).name == values["name"]
+
+
+@pytest.mark.parametrize("change", BAD, ids=lambda change: str(change)[:60])
+def test_bad(change, plain, schema):
+    values = {**plain, **change}
+    assert not schema.is_valid(values)
+    with pytest.raises(ManifestError) as caught:
+        manifest.parse(values)
+    message = str(caught.value)
+    assert len(message) < 500 and message.isprintable()
+
+
+@pytest.mark.parametrize("key", ["name", "task", "pipeline", "licence", "origin", "paper", "files"])
+def test_missing_key(key, plain, schema):
+    del plain[key]
+    assert not schema.is_valid(plain)
+    with pytest.raises(ManifestError, match=f"key '{key}' is missing"):
+        manifest.parse(plain)
+
+
+@pytest.mark.parametrize("files", [["a", "A"], ["a", "a/b"], ["a/B", "A/b/c"]], ids=str)
+def test_paths_that_cannot_lie_beside_each_other(files, plain):
+    """What a schema cannot say."""
+    with pytest.raises(ManifestError, match="twice|as a file and as a folder"):
+        manifest.parse({**plain, "files": [{"path": path} for path in files]})

@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from static_server import StaticServer
+from zoo_files import ALIAS, NAME
+
+import model_zoo
+from model_zoo import cache, registry, remote, settings
+
+
+@pytest.fixture
+def web(tmp_path):
+    (tmp_path / "web").mkdir()
+    with StaticServer(tmp_path / "web") as server:
+        yield server
+
+
+@pytest.fixture
+def entry(manifest):
+    """A manifest of another owner, with no name in common with the small model."""
+    return {**manifest, "name": "friend/tiny", "aliases": ["friend/old"]}
+
+
+@pytest.fixture
+def use(monkeypatch):
+    def use(*places):
+        monkeypatch.setenv("MODEL_ZOO_REGISTRY", os.pathsep.join(map(str, places)))
+
+    return use
+
+
+def write(file, values):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(values))
+    return file
+
+
+@pytest.mark.skipif(os.pathsep != ":", reason="the separator of POSIX")
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("", []),
+        ("/a", ["/a"]),
+        ("/a:/b c/d", ["/a", "/b c/d"]),
+        ("./a,~/b\n../c", ["./a", "~/b", "../c"]),
+        ("https://a.example/zoo/index.json", ["https://a.example/zoo/index.json"]),
+        ("http://a.example:8080/zoo/i.json:/b", ["http://a.example:8080/zoo/i.json", "/b"]),
+        ("/b:http://a.example:80/:https://c.example/?k=1", ["/b", "http://a.example:80/", "https://c.example/?k=1"]),
+        ("https://a.example/x https://b.example/y", ["https://a.example/x", "https://b.example/y"]),
+        ("https://[::1]:80/x:/b", ["https://[::1]:80/x", "/b"]),
+        (" /a : /b , ", ["/a", "/b"]),
+        ("ftp://a.example/x", ["ftp://a.example/x"]),
+    ],
+)
+def test_setting(text, places, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_REGISTRY", text)
+    assert [place.place for place in settings.registries()] == places
+    monkeypatch.setenv("MODEL_ZOO_REGISTRY", ",".join(f"override={place}" for place in places))
+    assert settings.registries() == [(place, True) for place in places]
+
+
+def test_setting_on_windows(monkeypatch):
+    monkeypatch.setattr(os, "pathsep", ";")
+    monkeypatch.setenv("MODEL_ZOO_REGISTRY", r"C:\zoo;https://a.example:80/x:y;override=D:\b")
+    assert settings.registries() == [(r"C:\zoo", False), ("https://a.example:80/x:y", False), (r"D:\b", True)]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("/nowhere/at/all", "'/nowhere/at/all', which does not exist"),
+        ("ftp://a.example/x", "'ftp://a.example/x', which is no http"),
+        ("https://user:secret@a.example/x", "'https://a.example/x', which is no http or https address without user"),
+        ("https://a.example:99999/x", "which is no http"),
+        ("http:///x", "which is no http"),
+    ],
+)
+def test_places_that_are_none(place, message, use):
+    use(place)
+    with pytest.raises(model_zoo.SettingsError, match=message) as caught:
+        model_zoo.list_models()
+    assert "MODEL_ZOO_REGISTRY" in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_folder(tmp_path, catalogue_of, manifest, entry, use):
+    catalogue_of(manifest)
+    write(tmp_path / "mine/friend/tiny.json", entry)
+    use(tmp_path / "mine")
+    assert [model.name for model in model_zoo.list_models()] == ["friend/tiny", NAME]
+    model = model_zoo.find("friend/old")
+    assert (model.name, model.registry, model.folder) == ("friend/tiny", str(tmp_path / "mine"), None)
+    assert model_zoo.find(ALIAS).registry is None
+    with pytest.raises(model_zoo.UnknownModelError, match="friend/tiny"):
+        model_zoo.find("friend/tinny")
+
+
+@pytest.mark.parametrize("form", ["index", "manifest", "manifest in its own place"])
+def test_file(form, tmp_path, catalogue_of, entry, use):
+    catalogue_of()
+    file = {"index": "index.json", "manifest": "any.json", "manifest in its own place": "friend/tiny.json"}[form]
+    write(tmp_path / "mine" / file, {"models": [entry]} if form == "index" else entry)
+    (tmp_path / "mine/friend/tiny/unet").mkdir(parents=True)
+    use(tmp_path / "mine" / file)
+    model = model_zoo.find("friend/tiny")
+    assert model.folder == tmp_path / "mine/friend/tiny"
+
+
+def test_files_beside_a_manifest_are_used_where_they_lie(tmp_path, catalogue_of, entry, contents, use):
+    catalogue_of()
+    write(tmp_path / "mine/friend/tiny.json", entry)
+    place = tmp_path / "mine/friend/tiny"
+    for path, content in contents.items():
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_bytes(content)
+    use(tmp_path / "mine")
+    assert model_zoo.download("friend/tiny", local_files_only=True) == place
+    os.truncate(place / "model_index.json", 200)
+    with pytest.raises(model_zoo.CacheError, match=r"model_index\.json is missing or not as"):
+        model_zoo.download("friend/tiny", local_files_only=True)
+
+
+def test_broken_manifest_in_a_folder_is_named(tmp_path, catalogue_of, manifest, entry, use):
+    catalogue_of(manifest)
+    file = write(tmp_path / "mine/friend/tiny.json", {**entry, "licence": None})
+    use(tmp_path / "mine")
+    with pytest.raises(model_zoo.ManifestError, match="licence of friend/tiny is None") as caught:
+        model_zoo.find(NAME)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [{"name": NAME, "aliases": []}, {"name": ALIAS, "aliases": []}, {"aliases": [NAME]}, {"aliases": ["Tester/SMALL"]}],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["folder", "address"])
+def test_no_place_redefines_a_name_silently(form, claim, tmp_path, catalogue_of, manifest, entry, use, web):
+    catalogue_of(manifest)
+    entry = {**entry, **claim}
+    use(tmp_path / "mine" if form == "folder" else f"{web.url}/index.json")
+    write(tmp_path / "mine" / f"{entry['name']}.json", entry)
+    write(web.folder / "index.json", {"models": [entry]})
+    with pytest.raises(model_zoo.ManifestError, match="both claim the name") as caught:
+        model_zoo.list_models()
+    message = str(caught.value)
+    assert NAME in message and entry["name"] in message and "override=" in message
+    assert (str(tmp_path / "mine") if form == "folder" else f"{web.url}/index.json") in message
+    with pytest.raises(model_zoo.ManifestError, match="both claim the name"):  # nor when the copy is all that is read
+        model_zoo.find(NAME)
+
+
+def test_two_places_that_clash(tmp_path, catalogue_of, entry, use):
+    catalogue_of()
+    write(tmp_path / "a/friend/tiny.json", entry)
+    write(tmp_path / "b/friend/tiny.json", entry)
+    for form in ("{}", "override={}"):
+        use(form.format(tmp_path / "a"), form.format(tmp_path / "b"))
+        with pytest.raises(model_zoo.ManifestError, match="both claim the name friend/tiny"):
+            model_zoo.find("friend/tiny")
+    use(f"override={tmp_path / 'a'}", tmp_path / "b")
+    assert model_zoo.find("friend/tiny").registry == str(tmp_path / "a")
+
+
+def test_override(tmp_path, catalogue_of, manifest, entry, use):
+    """It wins, its files get a place of their own in the cache, and no alias of the model it replaces leads to it."""
+    catalogue_of(manifest)
+    write(tmp_path / "mine/tester/small.json", {**entry, "name": NAME, "task": "other", "aliases": []})
+    before = cache.model_folder(model_zoo.find(NAME))
+    use(f"override={tmp_path / 'mine'}")
+    model = model_zoo.find(NAME)
+    assert model.task == "other"
+    after = cache.model_folder(model)
+    assert after.parent == before.parent and after != before and after.name.startswith("small@")
+    with pytest.raises(model_zoo.UnknownModelError):
+        model_zoo.find(ALIAS)
+    assert [model.task for model in model_zoo.list_models()] == ["other"]
+
+
+def test_override_of_an_alias_leaves_the_model(tmp_path, catalogue_of, manifest, entry, use):
+    catalogue_of(manifest)
+    write(tmp_path / "mine/friend/tiny.json", {**entry, "aliases": [ALIAS]})
+    use(f"override={tmp_path / 'mine'}")
+    assert model_zoo.find(ALIAS).name == "friend/tiny"
+    assert model_zoo.find(NAME).name == NAME
+
+
+def test_index_at_an_address(catalogue_of, manifest, entry, use, web):
+    catalogue_of(manifest)
+    write(web.folder / "zoo/index.json", {"models": [entry]})
+    use(f"{web.url}/zoo/index.json?token=secret")
+    model = model_zoo.find("friend/old")
+    assert (model.name, model.registry) == ("friend/tiny", f"{web.url}/zoo/index.json")
+    assert model.base_url == f"{web.url}/zoo"
+    assert web.requests[0][0] == "/zoo/index.json?token=secret"
+    assert [model.name for model in model_zoo.list_models()] == ["friend/tiny", NAME]
+    assert len(web.requests) == 1
+
+
+def test_manifest_at_an_address(catalogue_of, entry, use, web):
+    catalogue_of()
+    write(web.folder / "zoo/friend/tiny.json", entry)
+    write(
+        web.folder / "zoo/any.json", {**entry, "base_url": "https://bucket.example/x/", "mirrors": ["http://b.example"]}
+    )
+    use(f"{web.url}/zoo/friend/tiny.json")
+    assert model_zoo.find("friend/tiny").base_url == f"{web.url}/zoo"
+    use(f"{web.url}/zoo/any.json")
+    model = model_zoo.find("friend/tiny")  # without the slash at the end
+    assert (model.base_url, model.mirrors) == ("https://bucket.example/x", ("http://b.example",))
+
+
+@pytest.mark.parametrize("key", ["base_url", "mirrors"])
+@pytest.mark.parametrize(
+    "address",
+    ["https://user:pass@b.example/x", "ftp://b.example", "b.example", "https://b.example/?k=1", "https://b.example/#a",
+     "https://b.example/a b", "https://b\u00e4r.example", "https://b.example/\\..", "file:///etc", "http://", 7],
+    ids=str,
+)  # fmt: skip
+def test_base_addresses_that_are_refused(key, address, catalogue_of, manifest):
+    catalogue_of({**manifest, key: address if key == "base_url" else [address]})
+    with pytest.raises(model_zoo.ManifestError, match="is no base address"):
+        model_zoo.list_models()
+
+
+def test_https_registry_cannot_lead_to_http(entry):
+    from model_zoo import places
+
+    good = {**entry, "base_url": "https://b.example", "mirrors": ["https://c.example"]}
+    (model,) = places._at_address({"models": [good]}, "https://a.example/index.json")
+    assert model.base_url == "https://b.example"
+    for change in ({"base_url": "http://b.example"}, {"mirrors": ["http://c.example"]}):
+        with pytest.raises(model_zoo.ManifestError, match="from https to http"):
+            places._at_address({"models": [{**good, **change}]}, "https://a.example/index.json")
+    (model,) = places._at_address(entry, "https://a.example/z/friend/tiny.json?k=1")
+    assert model.base_url == "https://a.example/z"
+
+
+@pytest.fixture
+def known(catalogue_of, manifest, entry, use, web):
+    """A registry at an address that has been read once."""
+    catalogue_of(manifest)
+    write(web.folder / "index.json", {"models": [entry]})
+    use(f"{web.url}/index.json")
+    model_zoo.find("friend/tiny")
+    web.requests.clear()
+    web.statuses.clear()
+    return web
+
+
+def test_a_copy_answers_without_the_network(known, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("a socket was opened"))
+    assert model_zoo.find("friend/old").name == "friend/tiny"
+    assert model_zoo.find(NAME).name == NAME
+    assert len(model_zoo.list_models()) == 2
+    monkeypatch.setenv("MODEL_ZOO_OFFLINE", "1")
+    monkeypatch.setattr(registry, "FRESH", 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(model_zoo.list_models()) == 2
+
+
+def test_a_name_that_the_copy_does_not_have_is_asked_for(known, entry):
+    write(known.folder / "index.json", {"models": [entry, {**entry, "name": "friend/new", "aliases": []}]})
+    assert model_zoo.find("friend/new").name == "friend/new"
+    assert len(known.requests) == 1
+
+
+def test_revalidation(known, entry, monkeypatch):
+    monkeypatch.setattr(registry, "FRESH", 0.0)
+    assert len(model_zoo.list_models()) == 2
+    etag = f'"{hashlib.md5((known.folder / "index.json").read_bytes()).hexdigest()}"'
+    assert [headers.get("If-None-Match") for _, headers in known.requests] == [etag]
+    assert known.statuses == [304]
+    write(known.folder / "index.json", {"models": [{**entry, "task": "newer"}]})
+    assert model_zoo.find("friend/tiny").task == "super-resolution"
+    assert model_zoo.find("friend/tiny", refresh=True).task == "newer"
+    assert model_zoo.find("friend/tiny").task == "newer"
+
+
+INVALID = {
+    "an error page": (200, {}, b"<html>login</html>"),
+    "another JSON": (200, {}, b"[1]"),
+    "an index with more": (200, {}, b'{"models": [], "version": 2}'),
+    "models that are no list": (200, {}, b'{"models": {}}'),
+    "a path that leaves": (200, {}, b'{"name": "a/b", "files": [{"path": "../x"}]}'),
+    "deep nesting": (200, {}, b"[" * 100_000),
+    "no text": (200, {}, b"\xff\xfe"),
+    "404": (404, {}, b""),
+    "500": (500, {}, b""),
+    "304 unasked": (304, {}, b""),
+    "compressed": (200, {"Content-Encoding": "gzip"}, b"x"),
+    "redirected in circles": (302, {"Location": "/index.json"}, b""),
+    "redirected to a file": (302, {"Location": "file:///etc/hostname"}, b""),
+    "too long": (200, {}, b" " * (remote.LARGEST + 1)),
+    "cut": (200, {"Content-Length": "9999"}, b'{"models": []}'),
+}
+
+
+@pytest.mark.parametrize("answer", INVALID)
+@pytest.mark.parametrize("before", [True, False], ids=["with a copy", "without"])
+def test_answers_that_are_no_registry(answer, before, catalogue_of, manifest, entry, use, web, monkeypatch):
+    catalogue_of(manifest)
+    write(web.folder / "index.json", {"models": [entry]})
+    use(f"{web.url}/index.json")
+    monkeypatch.setattr(registry, "FRESH", 0.0)
+    if before:
+        if answer == "304 unasked":
+            pytest.skip("that is what was asked for")
+        model_zoo.find("friend/tiny")
+    web.answers["/index.json"] = INVALID[answer]
+    with pytest.warns(UserWarning, match=f"the registry {web.url}/index.json c") as caught:
+        names = [model.name for model in model_zoo.list_models()]
+    assert len(caught) == 1 and len(str(caught[0].message)) < 400
+    assert names == (["friend/tiny", NAME] if before else [NAME])
+    assert model_zoo.find(NAME).name == NAME
+    with pytest.raises(model_zoo.RegistryError, match=f"the registry {web.url}/index.json c"):
+        model_zoo.find("friend/unknown")
+    if before:
+        assert model_zoo.find("friend/tiny").name == "friend/tiny"
+        del web.answers["/index.json"]
+        assert len(model_zoo.list_models()) == 2
+
+
+def test_slow_registry(known, monkeypatch):
+    monkeypatch.setattr(remote, "PATIENCE", -1.0)
+    with pytest.warns(UserWarning, match="did not come within"):
+        monkeypatch.setattr(registry, "FRESH", 0.0)
+        (known.folder / "index.json").write_text('{"models": []}')
+        assert len(model_zoo.list_models()) == 2
+
+
+def test_offline_without_a_copy(catalogue_of, manifest, use, monkeypatch):
+    catalogue_of(manifest)
+    use("https://a.example/index.json?token=secret")
+    monkeypatch.setenv("MODEL_ZOO_OFFLINE", "1")
+    monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("a socket was opened"))
+    assert model_zoo.find(NAME).name == NAME
+    with pytest.raises(model_zoo.RegistryError, match="MODEL_ZOO_OFFLINE keeps the network closed") as caught:
+        model_zoo.find("friend/tiny")
+    assert "secret" not in str(caught.value)
+
+
+def test_damaged_copy_is_read_anew(known):
+    (copy,) = (settings.home() / remote.FOLDER).iterdir()
+    for text in ("", "[]", "{}", '{"url": "x", "text": "", "etag": null, "date": null, "asked": 0}'):
+        copy.write_text(text)
+        assert model_zoo.find("friend/tiny").name == "friend/tiny"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="modes of POSIX, and not for root")
+def test_read_only_home(known, tmp_path, monkeypatch):
+    home = tmp_path / "read-only"
+    home.mkdir(mode=0o500)
+    monkeypatch.setenv("MODEL_ZOO_HOME", str(home))
+    assert model_zoo.find("friend/tiny").name == "friend/tiny"
+
+
+def test_home_that_is_a_file(known, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "file"))
+    assert model_zoo.find("friend/tiny").name == "friend/tiny"
+
+
+def test_relative_places_and_home(tmp_path, catalogue_of, entry, use, monkeypatch):
+    catalogue_of()
+    write(tmp_path / "mine/friend/tiny.json", entry)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for place in ("mine", "./mine", "~/mine"):
+        use(place)
+        assert model_zoo.find("friend/tiny").registry == str(tmp_path / "mine")
+    assert sys.path and Path(model_zoo.find("friend/tiny").registry).is_absolute()

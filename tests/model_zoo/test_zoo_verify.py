@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+from zoo_files import NAME, WEIGHTS
+
+import model_zoo
+
+
+def messages(**options):
+    return {found.path: (found.ok, found.message) for found in model_zoo.verify(NAME, **options)}
+
+
+@pytest.fixture
+def complete(zoo):
+    model_zoo.download(NAME)
+    zoo.forget()
+    return zoo
+
+
+def test_all_is_right(complete, contents):
+    found = messages()
+    assert list(found) == list(contents)
+    assert found["unet/config.json"] == (True, "right, as in the catalogue")
+    assert found[WEIGHTS] == (True, "right, as when it was first downloaded")
+    assert complete.requests == [] and complete.heads == []
+
+
+@pytest.mark.parametrize("path", ["unet/config.json", WEIGHTS])
+def test_a_flipped_bit(path, complete, folder, contents):
+    content = bytearray(contents[path])
+    content[100] ^= 1
+    (folder / path).write_bytes(content)
+    found = messages()
+    digest = hashlib.sha256(contents[path]).hexdigest()
+    assert not found[path][0] and found[path][1].startswith("damaged: the sha256")
+    assert found[path][1].endswith(digest)
+    assert [name for name, (ok, _) in found.items() if not ok] == [path]
+
+
+def test_cut_and_missing(complete, folder):
+    os.truncate(folder / WEIGHTS, 5)
+    (folder / "empty.txt").unlink()
+    found = messages()
+    assert found[WEIGHTS] == (False, "damaged: 5 bytes instead of 20000")
+    assert found["empty.txt"] == (False, "missing")
+
+
+def test_without_a_record(complete, folder):
+    (folder / ".complete").unlink()
+    found = messages()
+    assert found["model_index.json"] == (True, "the right size; no hash of it is known")
+    assert found[WEIGHTS] == (True, "there; nothing is known of it")
+
+
+def test_nothing_is_here(zoo):
+    with pytest.raises(model_zoo.NotCachedError, match="no file of tester/small is in"):
+        model_zoo.verify(NAME)
+
+
+def test_unchanged_at_the_source(complete, contents):
+    found = messages(remote=True)
+    assert all(ok and message.endswith("; unchanged at its source") for ok, message in found.values())
+    assert [request.path for request in complete.heads] == [f"{NAME}/{path}" for path in contents]
+    assert complete.bytes_sent == 0
+
+
+@pytest.mark.parametrize("change", ["date", "length"])
+def test_changed_at_the_source(change, complete, contents):
+    file = complete.folder / NAME / WEIGHTS
+    if change == "length":
+        file.write_bytes(contents[WEIGHTS] + b"!")
+    else:
+        file.write_bytes(bytes(20_000))
+        os.utime(file, (5, 5))
+    found = messages(remote=True)
+    assert [name for name, (ok, _) in found.items() if not ok] == [WEIGHTS]
+    assert "right, as when it was first downloaded; changed at its source: " in found[WEIGHTS][1]
+    assert ("20001 bytes instead of 20000" in found[WEIGHTS][1]) == (change == "length")
+
+
+def test_new_dates_of_old_bytes_are_no_change_where_the_server_says_a_digest(complete, contents, monkeypatch):
+    (complete.folder / NAME / WEIGHTS).write_bytes(contents[WEIGHTS])
+    os.utime(complete.folder / NAME / WEIGHTS, (5, 5))
+
+    def md5(name):
+        return f'"{hashlib.md5((complete.folder / name).read_bytes()).hexdigest()}"'
+
+    monkeypatch.setattr(complete, "etag", md5)
+    found = messages(remote=True)
+    assert found[WEIGHTS] == (True, "right, as when it was first downloaded; unchanged at its source")
+    (complete.folder / NAME / WEIGHTS).write_bytes(bytes(20_000))
+    os.utime(complete.folder / NAME / WEIGHTS, (6, 6))
+    assert "changed at its source: the ETag" in messages(remote=True)[WEIGHTS][1]
+
+
+def test_another_mirror_is_compared_by_what_can_be_compared(complete, monkeypatch):
+    monkeypatch.setattr(complete, "url", complete.url.replace("127.0.0.1", "localhost"))
+    found = messages(remote=True, endpoint=complete.url)
+    assert found[WEIGHTS] == (True, "right, as when it was first downloaded; of the same length at its source")
+
+
+def test_a_source_that_has_it_no_more(complete):
+    (complete.folder / NAME / WEIGHTS).unlink()
+    ok, message = messages(remote=True)[WEIGHTS]
+    assert not ok and "its source is unknown" in message and "404" in message
+
+
+def test_offline(complete, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_OFFLINE", "1")
+    assert all(ok for ok, _ in messages().values())
+    with pytest.raises(model_zoo.SettingsError, match="MODEL_ZOO_OFFLINE"):
+        model_zoo.verify(NAME, remote=True)
+
+
+def test_builtin_models_are_verified_where_they_lie():
+    name = "ppdiffusers/ldm-super-resolution-4x-tiny"
+    assert all(found.ok for found in model_zoo.verify(name))

@@ -1,0 +1,259 @@
+"""Reuse of deep features between denoising steps: where it computes the same, how far off it is, what it keeps."""
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from ppdiffusers import (
+    ClassEmbedder,
+    DDIMScheduler,
+    LDMClassConditionalPipeline,
+    LDMSuperResolutionPipeline,
+    LDMTextToImagePipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
+from ppdiffusers.inference import compile_model
+from ppdiffusers.inference.engines import has_openvino, relative_error
+from ppdiffusers.models.unet import DeepCache
+
+HERE = Path(__file__).parent
+EMBEDDED = "ppdiffusers/ldm-super-resolution-4x-tiny"
+NARROW = {"block_out_channels": (8, 16, 24), "layers_per_block": 1, "norm_num_groups": 4}
+
+# Attention, both kinds of resampling, a level without cross-attention, and one without a middle block.
+UNETS = {
+    "unconditional": lambda: UNet2DModel(
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        attention_head_dim=8,
+        mid_block_type=None,
+        **NARROW,
+    ),
+    "conditional": lambda: UNet2DConditionModel(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        cross_attention_dim=6,
+        **NARROW,
+    ),
+}
+BRANCHES = range(6)
+engines = pytest.mark.parametrize(
+    "engine",
+    ["inference", pytest.param("openvino", marks=pytest.mark.skipif(not has_openvino(), reason="not installed"))],
+)
+needs_programs = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
+
+
+def build(name):
+    paddle.seed(0)
+    unet = UNETS[name]()
+    unet.eval()
+    return unet
+
+
+def predict(unet, seed, cache=None, timestep=7):
+    draw = np.random.default_rng(seed)
+    sample = paddle.to_tensor(draw.standard_normal([2, unet.config.in_channels, 8, 12], np.float32))
+    condition = [paddle.ones([2, 3, 6]) * 0.3] if isinstance(unet, UNet2DConditionModel) else []
+    with paddle.no_grad():
+        return unet(sample, timestep, *condition, deep_cache=cache)[0].numpy()
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("name", UNETS)
+def test_the_same_input_gives_the_same_with_and_without_what_was_kept(name, branch):
+    unet = build(name)
+    wanted, cache = predict(unet, 1), DeepCache(2, branch)
+    np.testing.assert_array_equal(predict(unet, 1, cache), wanted)
+    np.testing.assert_array_equal(predict(unet, 1, cache), wanted)
+    assert cache.step == 2
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_outer_layers_see_the_new_input_and_deep_ones_the_old(name):
+    unet, losses = build(name), []
+    for branch in BRANCHES:
+        cache = DeepCache(2, branch)
+        predict(unet, 1, cache)
+        shallow = predict(unet, 2, cache)
+        losses.append(np.abs(shallow - predict(unet, 2)).mean())
+        assert np.abs(shallow - predict(unet, 1)).max() > 1e-3
+    assert min(losses) > 0 and losses[-1] < losses[0]
+
+
+@needs_programs
+@engines
+@pytest.mark.parametrize("name, branches", [("unconditional", (0,)), ("conditional", (1, 4))])
+def test_compiled_networks_do_the_same(name, branches, engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path))
+    build(name).save_pretrained(tmp_path / "unet")
+    eager = build(name)
+    unet = compile_model(type(eager).from_pretrained(tmp_path / "unet"), engine, "fp32")
+
+    def compare(cache, twin):
+        for seed in (1, 2):
+            assert relative_error(predict(eager, seed, twin), predict(unet, seed, cache))[0] < 1e-5
+
+    for branch in branches:
+        compare(DeepCache(2, branch), DeepCache(2, branch))
+        compare(None, None)  # its layers were given up, and are read again
+        assert not hasattr(unet, "up_blocks")
+    unet.train()  # and once more for good
+    assert {name: value.shape for name, value in unet.state_dict().items()} == {
+        name: value.shape for name, value in eager.state_dict().items()
+    }
+
+
+def letters(texts, padding, max_length, truncation):
+    """A tokenizer: the numbers of a text's letters, and padding."""
+    return {"input_ids": [[5 + ord(letter) % 15 for letter in text] + [0] * (max_length - len(text)) for text in texts]}
+
+
+def super_resolution():
+    return LDMSuperResolutionPipeline.from_pretrained(HERE / "golden" / "safetensors", engine="eager")
+
+
+def text():
+    folder = HERE / "golden_text" / "text"
+    return LDMTextToImagePipeline.from_pretrained(folder, tokenizer=letters, engine="eager")
+
+
+def classes():
+    parts = {"vqvae": VQModel, "class_embedder": ClassEmbedder, "unet": UNet2DConditionModel}
+    models = {name: kind.from_pretrained(HERE / "golden_conditional", subfolder=name) for name, kind in parts.items()}
+    return LDMClassConditionalPipeline(**models, scheduler=DDIMScheduler(clip_sample=False))
+
+
+PICTURE = np.random.default_rng(0).random([8, 12, 3], np.float32)
+CALLS = {
+    "super-resolution": (super_resolution, {"image": PICTURE}, {"image": [PICTURE] * 2}),
+    "text": (text, {"prompt": "a boat", "guidance_scale": 6}, {"prompt": ["a boat"] * 2, "guidance_scale": 6}),
+    "classes": (classes, {"class_labels": 3, "guidance_scale": 3}, {"class_labels": [3, 3], "guidance_scale": 3}),
+}
+
+
+@pytest.fixture(params=CALLS)
+def call(request):
+    return CALLS[request.param]
+
+
+def latents(pipeline, arguments, generator=5, steps=7):
+    run = pipeline(**arguments, generator=generator, num_inference_steps=steps, output_type="latent")
+    return run.images.numpy()
+
+
+def test_an_interval_of_one_and_none_are_the_same(call):
+    build, arguments, _ = call
+    pipeline = build()
+    wanted = latents(pipeline, arguments)
+    pipeline.enable_deep_cache(cache_interval=1)
+    np.testing.assert_array_equal(latents(pipeline, arguments), wanted)
+    pipeline.enable_deep_cache(cache_interval=2)
+    assert np.abs(latents(pipeline, arguments) - wanted).max() > 1e-6
+    pipeline.disable_deep_cache()
+    np.testing.assert_array_equal(latents(pipeline, arguments), wanted)
+
+
+@pytest.mark.parametrize("interval, whole", [(2, "x.x.x.x"), (3, "x..x..x"), (9, "x......")])
+def test_the_whole_network_runs_at_every_so_many_steps(call, interval, whole, monkeypatch):
+    build, arguments, _ = call
+    pipeline, seen = build(), ""
+
+    def spy(name, mark):
+        method = getattr(pipeline.unet, name)
+
+        def record(branch, *tensors):
+            nonlocal seen
+            seen += mark
+            assert branch == 1
+            return method(branch, *tensors)
+
+        monkeypatch.setattr(pipeline.unet, name, record)
+
+    spy("_network_and_deep", "x")
+    spy("_shallow", ".")
+    pipeline.enable_deep_cache(interval, 1)
+    latents(pipeline, arguments)
+    assert seen == whole
+    latents(pipeline, arguments)  # a new call begins with the whole network
+    assert seen == 2 * whole
+
+
+def test_a_picture_is_the_same_alone_and_in_a_batch(call):
+    build, alone, two = call
+    pipeline = build()
+    pipeline.enable_deep_cache(3)
+    both = latents(pipeline, two, [4, 5])
+    np.testing.assert_allclose(latents(pipeline, alone)[0], both[1], atol=1e-4 * np.abs(both).max())
+
+
+def test_calls_that_share_a_network_keep_their_features_apart(call):
+    build, arguments, _ = call
+    first = build()
+    second = type(first)(**{**first.components, "scheduler": DDIMScheduler.from_config(first.scheduler.config)})
+    first.enable_deep_cache(3, 0)
+    second.enable_deep_cache(2, 1)
+    wanted = latents(first, arguments, 5), latents(second, arguments, 6)
+
+    def stream(pipeline, seed):
+        return pipeline.stream(**arguments, generator=seed, num_inference_steps=7, output_type="latent")
+
+    abandoned = stream(first, 8)
+    next(abandoned), next(abandoned)
+    runs = [stream(first, 5), stream(second, 6)]
+    last = [list(steps) for steps in zip(*zip(*runs))]  # in turns, step by step
+    abandoned.close()
+    for steps, result in zip(last, wanted):
+        np.testing.assert_array_equal(steps[-1].output.images.numpy(), result)
+    assert not any(isinstance(value, (DeepCache, paddle.Tensor)) for value in vars(first.unet).values())
+
+
+def test_the_embedded_model_loses_little():
+    pipeline = LDMSuperResolutionPipeline.from_pretrained(EMBEDDED, engine="eager")
+    ramp = np.linspace(0, 1, 20, dtype=np.float32)
+    disc = (ramp[:, None] - 0.5) ** 2 + (ramp - 0.5) ** 2 < 0.1
+    picture = np.stack([np.where(disc, 0.9, ramp[:, None] * np.ones(20)), np.where(disc, 0.2, ramp), disc * 0.5], -1)
+
+    def psnr(interval, branch=0):
+        pipeline.enable_deep_cache(interval, branch)
+        images = pipeline(picture, num_inference_steps=8, generator=3, output_type="np").images
+        return -10 * np.log10(np.mean((images - plain) ** 2))
+
+    plain = pipeline(picture, num_inference_steps=8, generator=3, output_type="np").images
+    quarter, half, deeper = psnr(4), psnr(2), psnr(2, 2)
+    assert quarter > 25 and half > 30 and deeper > half
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"cache_interval": 0}, "cache_interval must be a positive int, not 0"),
+        ({"cache_interval": 2.5}, "cache_interval must be a positive int, not 2.5"),
+        ({"cache_interval": True}, "cache_interval must be a positive int, not True"),
+        ({"cache_branch_id": -1}, r"cache_branch_id -1 is no skip connection .* it has 0 \(fastest\) ... \d"),
+        ({"cache_branch_id": 99}, "cache_branch_id 99 is no skip connection"),
+        ({"cache_branch_id": "0"}, "cache_branch_id '0' is no skip connection"),
+    ],
+)
+def test_wrong_settings_change_nothing(call, arguments, message):
+    pipeline = call[0]()
+    wanted = latents(pipeline, call[1], steps=2)
+    with pytest.raises(ValueError, match=message):
+        pipeline.enable_deep_cache(**arguments)
+    np.testing.assert_array_equal(latents(pipeline, call[1], steps=2), wanted)
+
+
+def test_another_network_is_checked_when_it_runs():
+    pipeline = super_resolution()
+    pipeline.enable_deep_cache(2, 3)
+    smaller = UNet2DModel(
+        in_channels=6, down_block_types=["DownBlock2D"], up_block_types=["UpBlock2D"], block_out_channels=[32]
+    )
+    pipeline.unet = smaller
+    with pytest.raises(ValueError, match="cache_branch_id 3 is no skip connection"):
+        latents(pipeline, CALLS["super-resolution"][1])
