@@ -13,6 +13,7 @@ _LARGEST_HEADER = 100 << 20
 _MOST_OPCODES = 500_000  # about half a second
 _PICKLES = (".pdparams", ".pdopt", ".pkl", ".pickle")
 _TORCH = (".bin", ".ckpt", ".pt", ".pth")
+_OLD_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")  # a pickle of torch's magic number, before 1.6
 _PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*(<!doctype\s+html|<html[\s>])", re.IGNORECASE)
 
 
@@ -50,7 +51,7 @@ def _check_for(name: str, start: bytes) -> Callable[[BinaryIO, int], str | None]
         return _zip
     if name.endswith(_PICKLES):
         return _pickle
-    if name.endswith(_TORCH) and start.startswith(b"\x80"):
+    if name.endswith(_TORCH) and start.startswith(_OLD_TORCH):
         return _pickles
     return None
 
@@ -97,8 +98,10 @@ def _pickle(stream: BinaryIO, size: int) -> str | None:
 
 
 def _pickles(stream: BinaryIO, size: int) -> str | None:
-    """Before torch 1.6: several pickles, then the bare numbers."""
-    _end_of_pickle(stream, size)
+    """A magic number, a version, the machine's sizes, the objects and the keys of their numbers; then the numbers."""
+    for _ in range(5):
+        if _end_of_pickle(stream, size) is None:
+            break
     return None
 
 

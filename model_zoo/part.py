@@ -52,7 +52,7 @@ class Part:
         destination: where the finished file belongs.
         alone: whether a lock keeps others out.
         gained: called with the number of bytes gained; negative when they are thrown away.
-        adopted: called with the number of bytes that were there before.
+        adopted: called with the number of bytes that were there before; negative as well.
     """
 
     def __init__(self, destination: Path, alone: bool, gained: Callable[[int], None], adopted: Callable[[int], None]):
@@ -63,6 +63,7 @@ class Part:
         self._alone = alone
         self._gained = gained
         self._adopted = adopted
+        self._given = 0  # so many of its bytes were there before
         self._stream: BinaryIO | None = None
         self._path = destination
         self._follower: Follower | None = None
@@ -141,7 +142,8 @@ class Part:
     def restart(self) -> None:
         """Throw away what is there. The file goes as a whole: a reader of it must not see it shrink."""
         if self.size:
-            self._gained(-self.size)
+            self._adopted(-self._given)
+            self._gained(self._given - self.size)
         self._discard()
 
     def digests(self) -> dict[str, str]:
@@ -209,6 +211,7 @@ class Part:
         self.size, self.source = left.size, left.source
         self._sync()
         self._note()
+        self._given = self.size
         self._adopted(self.size)
 
     def _create(self) -> None:
@@ -263,7 +266,7 @@ class Part:
 
     def _discard(self) -> None:
         self._close()
-        self.size, self.source = 0, None
+        self.size, self._given, self.source = 0, 0, None
         if self._path != self.destination:
             for path in (self._path, _note_file(self._path)):
                 with contextlib.suppress(OSError):

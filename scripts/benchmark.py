@@ -270,6 +270,7 @@ def measure(python: str, program: str, folder: Path, repeats: int, args: argpars
     code = f"{COMMON}{program}\nprint(json.dumps({{'seconds': result, 'memory': memory, 'more': more}}))"
     command = [python, "-c", code, folder, args.size, repeats, args.steps, args.engine]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("OMP_NUM_THREADS", None)  # which importing paddle has set here: it would slow torch down
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"a measurement failed:\n{done.stderr[-2000:]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Dict, Optional
 
-QUALITIES = ("fast", "balanced", "best")  # of the pipelines, whose module is imported with paddle only
+from ppdiffusers.quality import QUALITIES
 
 
 def add_options(parser: argparse.ArgumentParser, quality: Optional[str], steps: Optional[int] = None) -> None:

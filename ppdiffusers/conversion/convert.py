@@ -14,7 +14,7 @@ from ppdiffusers.conversion import compvis, folders, yaml_files
 from ppdiffusers.conversion.bundle import Bundle
 from ppdiffusers.conversion.errors import ConversionError
 from ppdiffusers.models.model import dtype_name
-from ppdiffusers.pipelines.pipeline import INDEX_FILE
+from ppdiffusers.pipelines.index import INDEX_FILE
 
 WRITERS = {"ours": folders.write_ours, "diffusers": folders.write_diffusers, "compvis": compvis.write}
 

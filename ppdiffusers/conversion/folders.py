@@ -15,7 +15,8 @@ from ppdiffusers.conversion.rows import layout_rows
 from ppdiffusers.conversion.tensors import Taking, cast, give
 from ppdiffusers.models import LDMBertModel, UNet2DModel, VQModel
 from ppdiffusers.models.model import SAFE_WEIGHTS, Model, find_weights
-from ppdiffusers.pipelines.pipeline import INDEX_FILE, DiffusionPipeline, _component_class
+from ppdiffusers.pipelines.index import INDEX_FILE, component_class
+from ppdiffusers.pipelines.pipeline import DiffusionPipeline
 
 # Where diffusers looks for the classes that it has; the text encoder is one of its own pipelines' modules.
 DIFFUSERS_PIPELINES = ("LDMPipeline", "LDMSuperResolutionPipeline", "LDMTextToImagePipeline")
@@ -38,7 +39,7 @@ def read(folder: Path, files: contextlib.ExitStack) -> Bundle:
     for name in pipeline_class._component_types:
         if name not in index:
             raise ConversionError(f"{folder / INDEX_FILE} names no {name}, which a {pipeline_class.__name__} needs")
-        kind = _component_class(index[name], folder)
+        kind = component_class(index[name], folder)
         if not issubclass(kind, Model):
             components[name] = kind.from_pretrained(folder, subfolder=name)
             continue

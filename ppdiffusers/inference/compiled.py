@@ -20,7 +20,7 @@ from ppdiffusers.threads import use_threads
 logger = logging.getLogger("ppdiffusers")
 
 # Largest difference, and its root mean square, that a program may have from the layers, over the scale of the result.
-TOLERANCES = {"fp32": (1e-4, 1e-4), "bf16": (0.2, 0.03)}
+TOLERANCES = {"fp32": (1e-4, 1e-4), "bf16": (0.2, 0.03), "fp16": (0.03, 0.005)}
 # Multiplications of a call from which its U-Net is compiled. Two cores take the layers some ten seconds for these,
 # and a compiled U-Net half of that or less, with compiling included.
 WORTH_COMPILING = 4e11
@@ -28,7 +28,9 @@ _EXAMPLE_BATCH = 2
 _EXAMPLE_LENGTH = 5  # of a sequence
 
 
-def compile_model(model: Model, engine: str = "auto", precision: str = "auto") -> Model:
+def compile_model(
+    model: Model, engine: str = "auto", precision: str = "auto", device: str = "cpu", tensorrt: bool = False
+) -> Model:
     """Let programs run the heavy parts of `model`, each compiled when it is first called.
 
     Every program is compared with the layers that it replaces before it is used. One that differs too much, or does
@@ -40,7 +42,10 @@ def compile_model(model: Model, engine: str = "auto", precision: str = "auto") -
     Args:
         engine: "auto" (OpenVINO if it is installed, else Paddle Inference), "inference", "openvino", or "eager", which
             undoes everything.
-        precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16". Inputs and outputs are float32 in any case.
+        precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16", which is "auto" there.
+            Inputs and outputs are float32 in any case.
+        device: "cpu", or "gpu" or "gpu:1" for Paddle Inference. No GPU was at hand: nothing has been run on one.
+        tensorrt: on a GPU, TensorRT for what it takes of a program.
 
     Returns:
         The model itself.
@@ -54,7 +59,7 @@ def compile_model(model: Model, engine: str = "auto", precision: str = "auto") -
     if engine == "eager":
         restore(model)
         return model
-    ways = setups(engine, precision)
+    ways = setups(engine, precision, device, tensorrt)
     restore(model)
     model.eval()
     for method, inputs in model._programs().items():
@@ -188,7 +193,7 @@ class CompiledPart:
         examples = self._examples()
         for setup in self.ways:
             try:
-                run = start(setup, self.model, program)
+                run = start(setup, self.model, program, self.inputs)
                 if setup in verdicts:
                     return run, setup
                 result = run(examples)

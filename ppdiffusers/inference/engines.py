@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from ppdiffusers.inference.programs import Program, save_parameters, weights
+from ppdiffusers.inference import gpu
+from ppdiffusers.inference.programs import Inputs, Program, save_parameters, weights
 from ppdiffusers.models.model import Model
 from ppdiffusers.threads import get_num_threads
 
@@ -32,14 +34,17 @@ class Setup(NamedTuple):
     precision: str
     onednn: bool = True  # of Paddle Inference
     faulty_passes: Tuple[str, ...] = FAULTY_PASSES  # that are left out
+    gpu: Optional[int] = None  # number of the GPU, for Paddle Inference
+    tensorrt: bool = False
 
     def __str__(self) -> str:
         name = "OpenVINO" if self.engine == "openvino" else "Paddle Inference"
-        return f"{name} ({self.precision}{'' if self.onednn else ', without oneDNN'})"
+        where = "" if self.gpu is None else f", GPU {self.gpu}{' with TensorRT' if self.tensorrt else ''}"
+        return f"{name} ({self.precision}{'' if self.onednn else ', without oneDNN'}{where})"
 
 
 class PaddleInferenceEngine:
-    """A predictor of Paddle Inference on the CPU.
+    """A predictor of Paddle Inference.
 
     Args:
         structure, weights: files of the program; not needed any more afterwards.
@@ -49,14 +54,17 @@ class PaddleInferenceEngine:
         from paddle import inference
 
         config = inference.Config(str(structure), str(weights))
-        config.disable_gpu()
         config.disable_glog_info()
         config.enable_new_ir(True)
         config.enable_new_executor(True)
         config.set_cpu_math_library_num_threads(get_num_threads())
         for name in setup.faulty_passes:
             config.delete_pass(name)
-        if not setup.onednn:
+        if setup.gpu is not None:
+            gpu.configure(config, setup.precision, setup.gpu)
+        else:
+            config.disable_gpu()
+        if not setup.onednn or setup.gpu is not None:
             config.disable_mkldnn()
         elif setup.precision == "bf16":
             config.enable_mkldnn_bfloat16()
@@ -105,16 +113,22 @@ def has_bfloat16() -> bool:
     return bool(supported and supported())
 
 
-def setups(engine: str, precision: str) -> List[Setup]:
+def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = False) -> List[Setup]:
     """Ways to run a program, the fastest first; a later one is for where an earlier one fails its check.
 
     Args:
         engine: "auto", "openvino" or "inference".
-        precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16".
+        precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16", which is "auto" there.
+        device: "cpu", "gpu" or "gpu:1".
+        tensorrt: on a GPU, TensorRT for what it takes of a program.
 
     Raises:
         ValueError: unknown, or not possible here; names the remedy.
     """
+    if device != "cpu":
+        return _gpu_setups(engine, "fp16" if precision == "auto" else precision, device, tensorrt)
+    if tensorrt:
+        raise ValueError("tensorrt is of a GPU: give device='gpu' too")
     if engine not in ("auto", "openvino", "inference"):
         raise ValueError(f"engine {engine!r} is unknown; use 'auto', 'eager', 'inference' or 'openvino'")
     if engine == "openvino" and not has_openvino():
@@ -131,7 +145,18 @@ def setups(engine: str, precision: str) -> List[Setup]:
     return found
 
 
-def start(setup: Setup, model: Model, program: Program) -> Any:
+def _gpu_setups(engine: str, precision: str, device: str, tensorrt: bool) -> List[Setup]:
+    kind, _, number = device.replace("cuda", "gpu").partition(":")
+    if kind != "gpu" or not (number or "0").isdigit():
+        raise ValueError(f"device {device!r} is unknown; use 'cpu', 'gpu' or 'gpu:1'")
+    if engine not in ("auto", "inference"):
+        raise ValueError(f"engine {engine!r} does not run on a GPU; use 'inference'")
+    gpu.require_gpu(precision, tensorrt, int(number or 0))
+    plain = Setup("inference", precision, gpu=int(number or 0))
+    return [plain._replace(tensorrt=True), plain] if tensorrt else [plain]
+
+
+def start(setup: Setup, model: Model, program: Program, inputs: Inputs) -> Any:
     """An engine with `model`'s weights. It has a copy of its own: the model may give up its."""
     if setup.engine == "openvino":
         state = weights(model)
@@ -143,7 +168,11 @@ def start(setup: Setup, model: Model, program: Program) -> Any:
     with tempfile.TemporaryDirectory(prefix="ppdiffusers-", dir=_roomy_folder(program)) as scratch:
         file = Path(scratch) / "weights.pdiparams"
         save_parameters(model, program, file)
-        return PaddleInferenceEngine(program.file, file, setup)
+        structure = program.file
+        if setup.tensorrt:
+            beside = Path(shutil.copy(structure, file.with_suffix(structure.suffix)))
+            structure, file = gpu.with_tensorrt(beside, inputs, gpu.Sizes(), setup.precision, Path(scratch))
+        return PaddleInferenceEngine(structure, file, setup)
 
 
 def _roomy_folder(program: Program) -> Path:

@@ -149,8 +149,8 @@ def _replaced(model: Model, held: Set[str]) -> List[str]:
 def _write_example(model: Model, method: str, file: Path) -> None:
     compared = CompiledPart(model, method, model._programs()[method], [])
     arrays: Dict[str, Any] = compared._examples()
-    result = compared._wanted(functools.partial(getattr(type(model), method), model), arrays)
-    np.savez(file, **arrays, **{ANSWER: result})
+    arrays[ANSWER] = compared._wanted(functools.partial(getattr(type(model), method), model), arrays)
+    np.savez(file, **arrays)
 
 
 def _describe(file: Path) -> Dict[str, Any]:

@@ -10,7 +10,8 @@ import paddle
 
 from ppdiffusers.models import AutoencoderKL, ClassEmbedder, UNet2DConditionModel, VQModel
 from ppdiffusers.pipelines.conditional import ConditionalPipeline, check_guidance
-from ppdiffusers.pipelines.pipeline import DenoisingProgress, StepCallback, check_count, check_output_type, drain
+from ppdiffusers.pipelines.pipeline import StepCallback
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, drain
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 GUIDANCE = 1.5  # arXiv 2112.10752, table 3

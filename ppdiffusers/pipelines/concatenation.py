@@ -10,13 +10,9 @@ import numpy as np
 import paddle
 
 from ppdiffusers.models import UNet2DModel
-from ppdiffusers.pipelines.pipeline import (
-    DenoisingProgress,
-    ImagePipelineOutput,
-    NoiseToImagePipeline,
-    StepCallback,
-    check_latents,
-)
+from ppdiffusers.pipelines.noise_to_image import NoiseToImagePipeline
+from ppdiffusers.pipelines.pipeline import StepCallback
+from ppdiffusers.pipelines.results import DenoisingProgress, ImagePipelineOutput, check_latents
 from ppdiffusers.random import as_generators, randn_tensor
 
 

@@ -11,7 +11,8 @@ import paddle
 
 from ppdiffusers.models import UNet2DConditionModel
 from ppdiffusers.models.model import Model
-from ppdiffusers.pipelines.pipeline import DenoisingProgress, NoiseToImagePipeline, check_count
+from ppdiffusers.pipelines.noise_to_image import NoiseToImagePipeline
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count
 
 
 class ConditionalPipeline(NoiseToImagePipeline):

@@ -12,13 +12,8 @@ from ppdiffusers.images import pad_to_multiple
 from ppdiffusers.masks import BLENDS, MaskedPicture, join, mask_pictures
 from ppdiffusers.models import UNet2DModel, VQModel
 from ppdiffusers.pipelines.concatenation import ConcatenationPipeline
-from ppdiffusers.pipelines.pipeline import (
-    DenoisingProgress,
-    StepCallback,
-    check_output_type,
-    drain,
-    to_output,
-)
+from ppdiffusers.pipelines.pipeline import StepCallback
+from ppdiffusers.pipelines.results import DenoisingProgress, check_output_type, drain, to_output
 from ppdiffusers.random import as_generators
 from ppdiffusers.schedulers.scheduler import Scheduler
 

@@ -18,7 +18,8 @@ from ppdiffusers.layout import (
 )
 from ppdiffusers.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel, VQModel
 from ppdiffusers.pipelines.conditional import ConditionalPipeline, check_guidance
-from ppdiffusers.pipelines.pipeline import DenoisingProgress, StepCallback, check_count, check_output_type, drain
+from ppdiffusers.pipelines.pipeline import StepCallback
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, drain
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 

@@ -8,20 +8,17 @@ import inspect
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Dict, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Sequence, Tuple, Type, TypeVar
 
-import numpy as np
 import paddle
-from PIL import Image
 
 from ppdiffusers.checkpoints.errors import shorten
 from ppdiffusers.config import ConfigError, FrozenConfig, PathLike, read_json, write_json
-from ppdiffusers.models import AutoencoderKL, VQModel
 from ppdiffusers.models.model import Model, model_folder
 from ppdiffusers.models.unet import DeepCache
-from ppdiffusers.outputs import Output
-from ppdiffusers.pipelines.quality import DEFAULT, INDEX_KEY, QUALITIES, Quality, read_qualities
-from ppdiffusers.random import as_generators, randn_tensor
+from ppdiffusers.pipelines.index import INDEX_FILE, PIPELINES, component_class
+from ppdiffusers.pipelines.results import check_count
+from ppdiffusers.quality import DEFAULT, INDEX_KEY, QUALITIES, Quality, read_qualities
 from ppdiffusers.schedulers.scheduler import Scheduler
 from ppdiffusers.threads import use_threads
 from ppdiffusers.version import __version__
@@ -30,62 +27,8 @@ Self = TypeVar("Self", bound="DiffusionPipeline")
 
 logger = logging.getLogger("ppdiffusers")
 
-INDEX_FILE = "model_index.json"
-
 # callback(pipeline, step from 0, timestep, {"latents": ...}); what it returns may replace the latents.
 StepCallback = Callable[["DiffusionPipeline", int, float, Dict[str, paddle.Tensor]], Optional[Dict[str, Any]]]
-
-# What a model_index.json may name, and where it is here. Nothing else is ever imported for one.
-_LIBRARIES = ("ppdiffusers", "diffusers", "latent_diffusion", "paddlenlp.transformers", "transformers")
-_COMPONENTS = {
-    "AutoencoderKL": "ppdiffusers.models",
-    "BertTokenizer": "ppdiffusers.tokenizer",
-    "BertTokenizerFast": "ppdiffusers.tokenizer",
-    "ClassEmbedder": "ppdiffusers.models",
-    "LDMBertModel": "ppdiffusers.models",
-    "SpatialRescaler": "ppdiffusers.models",
-    "UNet2DConditionModel": "ppdiffusers.models",
-    "UNet2DModel": "ppdiffusers.models",
-    "VQModel": "ppdiffusers.models",
-    "DDIMScheduler": "ppdiffusers.schedulers",
-    "DDPMScheduler": "ppdiffusers.schedulers",
-    "DPMSolverMultistepScheduler": "ppdiffusers.schedulers",
-    "EulerAncestralDiscreteScheduler": "ppdiffusers.schedulers",
-    "EulerDiscreteScheduler": "ppdiffusers.schedulers",
-    "LMSDiscreteScheduler": "ppdiffusers.schedulers",
-    "PNDMScheduler": "ppdiffusers.schedulers",
-}
-_PIPELINES = {
-    "LDMClassConditionalPipeline": "ppdiffusers.pipelines.class_conditional",
-    "LDMInpaintPipeline": "ppdiffusers.pipelines.inpaint",
-    "LDMLayoutToImagePipeline": "ppdiffusers.pipelines.layout_to_image",
-    "LDMPipeline": "ppdiffusers.pipelines.unconditional",
-    "LDMSemanticSynthesisPipeline": "ppdiffusers.pipelines.semantic_synthesis",
-    "LDMSuperResolutionPipeline": "ppdiffusers.pipelines.super_resolution",
-    "LDMTextToImagePipeline": "ppdiffusers.pipelines.text_to_image",
-}
-
-
-@dataclasses.dataclass
-class ImagePipelineOutput(Output):
-    """`images`: a list of PIL images, or an array `[B, H, W, C]` in [0, 1] (a list of them where sizes differ)."""
-
-    images: Union[List[Image.Image], np.ndarray, List[np.ndarray], paddle.Tensor, List[paddle.Tensor]]
-
-
-@dataclasses.dataclass
-class DenoisingProgress:
-    """Where a running pipeline is, after step `step` (counted from 1) of `total`.
-
-    `latents` are the current ones, `[B, C, h, w]`. `output` is None until the last step, which
-    carries the pipeline's result.
-    """
-
-    step: int
-    total: int
-    timestep: float
-    latents: paddle.Tensor
-    output: Any = None
 
 
 class DiffusionPipeline:
@@ -173,7 +116,7 @@ class DiffusionPipeline:
                 continue
             if name not in index:
                 raise ConfigError(f"{folder / INDEX_FILE} names no {name}; pass one: from_pretrained(..., {name}=...)")
-            kind = _component_class(index[name], folder)
+            kind = component_class(index[name], folder)
             if exported is not None and exported.holds(name):
                 components[name] = exported.load(name, kind, engine, precision, paddle_dtype)
                 continue
@@ -189,12 +132,12 @@ class DiffusionPipeline:
     @classmethod
     def _class_for(cls: Type[Self], index: Dict[str, Any], folder: Path) -> Type[Self]:
         name = index.get("_class_name")
-        if not isinstance(name, str) or name not in _PIPELINES:
-            known = ", ".join(_PIPELINES)
+        if not isinstance(name, str) or name not in PIPELINES:
+            known = ", ".join(PIPELINES)
             raise ConfigError(
                 f"{folder / INDEX_FILE} is of a {shorten(repr(name))}, which ppdiffusers does not have; it has {known}"
             )
-        found = getattr(importlib.import_module(_PIPELINES[name]), name)
+        found = getattr(importlib.import_module(PIPELINES[name]), name)
         if not issubclass(found, cls):
             raise ConfigError(
                 f"{folder} holds a {name}, not a {cls.__name__}; load it with DiffusionPipeline or {name}"
@@ -253,17 +196,21 @@ class DiffusionPipeline:
             return self
         paddle.set_device(device)
         for component in self.components.values():
-            if isinstance(component, Model):
+            exported = isinstance(component, Model) and component._exported is not None
+            if isinstance(component, Model) and not (exported and device == "cpu"):  # where exported programs run
                 component.to(device)
         return self
 
-    def compile(self: Self, engine: str = "auto", precision: str = "auto") -> Self:
+    def compile(
+        self: Self, engine: str = "auto", precision: str = "auto", device: str = "cpu", tensorrt: bool = False
+    ) -> Self:
         """Run the models as compiled programs, which are made when they are first needed; see `compile_model`.
 
         Args:
             engine: "auto" (OpenVINO if it is installed, else Paddle Inference), "inference", "openvino"; "eager" undoes
                 everything, and keeps the pipeline from compiling by itself.
-            precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16".
+            precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16".
+            device, tensorrt: as of `compile_model`.
 
         Returns:
             The pipeline itself.
@@ -275,7 +222,7 @@ class DiffusionPipeline:
 
         for component in self.components.values():
             if isinstance(component, Model):
-                compile_model(component, engine, precision)
+                compile_model(component, engine, precision, device, tensorrt)
         self._engine, self._precision = engine, precision
         return self
 
@@ -390,160 +337,3 @@ class DiffusionPipeline:
     def __repr__(self) -> str:
         parts = "".join(f"\n  {name}: {type(part).__name__}" for name, part in self.components.items())
         return f"{type(self).__name__}({parts}\n)"
-
-
-class NoiseToImagePipeline(DiffusionPipeline):
-    """Base of the pipelines whose `vqvae` decodes what their `unet` makes of noise."""
-
-    vqvae: Union[AutoencoderKL, VQModel]
-    unet: Any
-
-    def __init__(self, **components: Any):
-        super().__init__(**components)
-        config = self.vqvae.config
-        self._latent_channels = config.get("vq_embed_dim") or config.latent_channels
-        taken, returned = self.unet.config.in_channels, self.unet.config.out_channels
-        parts = {"latents": self._latent_channels, **self._condition_channels()}
-        if taken != sum(parts.values()) or returned != self._latent_channels:
-            wanted = " + ".join(f"{count} of {name}" for name, count in parts.items())
-            raise ValueError(
-                f"the unet takes {taken} channels and returns {returned}; "
-                f"here it must take {wanted}, and return {self._latent_channels}"
-            )
-
-    def _condition_channels(self) -> Dict[str, int]:
-        """What the unet sees beside the latents, and in how many channels."""
-        return {}
-
-    @property
-    def vae_scale_factor(self) -> int:
-        """Pixels a latent, along one side."""
-        return 2 ** (len(self.vqvae.config.block_out_channels) - 1)
-
-    def _trained_size(self) -> Tuple[int, int]:
-        """Height and width in pixels that the unet's config names."""
-        size = self.unet.config.sample_size
-        if size is None:
-            raise ValueError("the unet's config has no sample_size; load the unet with one: from_pretrained(...)")
-        height, width = size if isinstance(size, tuple) else (size, size)
-        return height * self.vae_scale_factor, width * self.vae_scale_factor
-
-    def _generate(
-        self,
-        count: int,
-        size: Tuple[int, int],
-        predict: Callable[..., paddle.Tensor],
-        num_inference_steps: int,
-        eta: float,
-        generator: Any,
-        output_type: str,
-        return_dict: bool,
-        latents: Optional[Any],
-        callback: Optional[StepCallback],
-    ) -> Iterator[DenoisingProgress]:
-        """The `stream` of `count` pictures of `size` (height, width), multiples of `vae_scale_factor`.
-
-        The unet works on whole multiples of its coarsest level; the margin is cropped off all around.
-        """
-        multiple = 2 ** (len(self.unet.config.block_out_channels) - 1)
-        sides = [-(-side // (self.vae_scale_factor * multiple)) * multiple for side in size]
-        shape = [count, self._latent_channels, *sides]
-        streams = as_generators(generator, count)
-        noise = randn_tensor(shape, streams) if latents is None else check_latents(latents, shape)
-        self.scheduler.set_timesteps(num_inference_steps)
-        finished, total = 0, len(self.scheduler.timesteps)  # some schedulers take extra steps
-        with self._progress_bar(total) as bar:
-            for timestep, current in self._denoise(noise, predict, num_inference_steps, eta, streams, callback):
-                finished += 1
-                bar.update()
-                if finished < total:
-                    yield DenoisingProgress(finished, total, timestep, current)
-            if output_type == "latent":
-                output: Any = ImagePipelineOutput(images=current) if return_dict else (current,)
-            else:
-                top, left = ((side * self.vae_scale_factor - n) // 2 for side, n in zip(sides, size))
-                decoded = self.decode_latents(current)[:, top : top + size[0], left : left + size[1]]
-                output = to_output(list(decoded), output_type, return_dict)
-            yield DenoisingProgress(finished, total, timestep, current, output)
-
-    @paddle.no_grad()
-    def decode_latents(self, latents: paddle.Tensor) -> np.ndarray:
-        """Pictures `[B, H, W, C]` in [0, 1], float32, of latents `[B, C, h, w]`.
-
-        Only those of an `AutoencoderKL` are divided by its `scaling_factor`: a `VQModel` was trained on unscaled
-        ones, and the factor that diffusers puts into its config by default would drive them out of its codebook.
-        """
-        if isinstance(self.vqvae, AutoencoderKL):
-            latents = latents / self.vqvae.config.scaling_factor
-        sample = self.vqvae.decode(latents.astype(self.vqvae.dtype))[0]
-        return np.clip(sample.astype("float32").numpy().transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
-
-
-def drain(run: Iterator[DenoisingProgress]) -> Any:
-    """What the last step of a `stream` carries; no earlier step is kept."""
-    output = None
-    for progress in run:
-        output = progress.output
-    return output
-
-
-def check_count(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive int, not {value!r}")
-
-
-def _component_class(entry: Any, folder: Path) -> Type[Any]:
-    """Our class for a `["library", "ClassName"]` of a `model_index.json`."""
-    library, name = entry if isinstance(entry, (list, tuple)) and len(entry) == 2 else (None, entry)
-    if library not in _LIBRARIES or not isinstance(name, str) or name not in _COMPONENTS:
-        raise ConfigError(
-            f"{folder / INDEX_FILE} asks for {shorten(repr(name))} of {shorten(repr(library))}, which is not loaded: "
-            f"ppdiffusers knows {', '.join(_COMPONENTS)} of {', '.join(_LIBRARIES)}"
-        )
-    return getattr(importlib.import_module(_COMPONENTS[name]), name)
-
-
-def check_latents(latents: Any, shape: List[int]) -> paddle.Tensor:
-    """Latents that a user handed in, as float32.
-
-    Raises:
-        TypeError: no array of numbers.
-        ValueError: another shape, NaN or infinite values.
-    """
-    tensor = latents
-    if not isinstance(tensor, paddle.Tensor):
-        try:
-            tensor = paddle.to_tensor(np.asarray(latents, dtype=np.float32))
-        except (TypeError, ValueError):
-            raise TypeError(f"latents must be an array of numbers {shape}, not a {type(latents).__name__}") from None
-    if list(tensor.shape) != shape:
-        raise ValueError(f"latents have shape {list(tensor.shape)}; this call needs {shape}")
-    tensor = tensor.astype("float32")
-    if not bool(paddle.isfinite(tensor).all()):
-        raise ValueError("latents hold NaN or infinite values; give finite noise, or leave latents out")
-    return tensor
-
-
-def to_output(images: List[np.ndarray], output_type: str, return_dict: bool, greys: Optional[List[bool]] = None) -> Any:
-    """`[H, W, C]` arrays in [0, 1] as the caller wants them."""
-    from ppdiffusers.images import to_pil
-
-    result: Any
-    if output_type == "pil":
-        result = [to_pil(image, grey) for image, grey in zip(images, greys or [False] * len(images))]
-    else:
-        if output_type == "pd":
-            images = [image.transpose(2, 0, 1) for image in images]
-        same = len({image.shape for image in images}) == 1
-        result = np.stack(images) if same else images
-        if output_type == "pd":
-            result = paddle.to_tensor(result) if same else [paddle.to_tensor(image) for image in images]
-    return ImagePipelineOutput(images=result) if return_dict else (result,)
-
-
-OUTPUT_TYPES = ("pil", "np", "pd", "latent")
-
-
-def check_output_type(output_type: str) -> None:
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type {output_type!r} is not one of {', '.join(map(repr, OUTPUT_TYPES))}")

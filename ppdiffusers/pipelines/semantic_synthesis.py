@@ -14,13 +14,8 @@ from PIL import Image
 from ppdiffusers.images import ImageError, open_image, pad_to_multiple
 from ppdiffusers.models import AutoencoderKL, SpatialRescaler, UNet2DModel, VQModel
 from ppdiffusers.pipelines.concatenation import ConcatenationPipeline
-from ppdiffusers.pipelines.pipeline import (
-    DenoisingProgress,
-    StepCallback,
-    check_output_type,
-    drain,
-    to_output,
-)
+from ppdiffusers.pipelines.pipeline import StepCallback
+from ppdiffusers.pipelines.results import DenoisingProgress, check_output_type, drain, to_output
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 

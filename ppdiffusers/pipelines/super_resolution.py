@@ -11,14 +11,8 @@ import paddle
 from ppdiffusers.images import ImageError, Picture, pad_to_multiple, to_pictures
 from ppdiffusers.models import UNet2DModel, VQModel
 from ppdiffusers.pipelines.concatenation import ConcatenationPipeline
-from ppdiffusers.pipelines.pipeline import (
-    DenoisingProgress,
-    StepCallback,
-    check_count,
-    check_output_type,
-    drain,
-    to_output,
-)
+from ppdiffusers.pipelines.pipeline import StepCallback
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, drain, to_output
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 

@@ -7,14 +7,9 @@ from typing import Any, Iterator, Optional, Union
 import paddle
 
 from ppdiffusers.models import AutoencoderKL, UNet2DModel, VQModel
-from ppdiffusers.pipelines.pipeline import (
-    DenoisingProgress,
-    NoiseToImagePipeline,
-    StepCallback,
-    check_count,
-    check_output_type,
-    drain,
-)
+from ppdiffusers.pipelines.noise_to_image import NoiseToImagePipeline
+from ppdiffusers.pipelines.pipeline import StepCallback
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, drain
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 

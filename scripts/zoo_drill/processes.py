@@ -23,6 +23,7 @@ filelock.FileLock = Granted
 
 def kill(place: Place, row: Row, runs: int) -> None:
     """SIGKILL at a random moment of a process's life; then another process. The ratio is of bytes that were safe."""
+    halves = wholes = 0
     for number in range(runs):
         rng = random.Random(f"{row.name} {number}")
         place.reset()
@@ -40,6 +41,7 @@ def kill(place: Place, row: Row, runs: int) -> None:
             row.count("wrong", remark=f"{number}: a wrong file after the kill")
             continue
         safe = len(place.weights) if file.exists() else max((p.stat().st_size for p in parts(place)), default=0)
+        halves, wholes = halves + (0 < safe < len(place.weights)), wholes + (safe == len(place.weights))
         place.server.forget()
         outcome, remark = place.state(place.download())
         asked = [request for request in place.server.requests if request.path.endswith(WEIGHTS)]
@@ -47,6 +49,9 @@ def kill(place: Place, row: Row, runs: int) -> None:
         if outcome == "absent" or start != safe or len(asked) > 1:
             outcome, remark = "wrong", f"{number}: {safe} bytes were safe, and it asked from {start} on; {remark}"
         row.count(outcome, (safe - start) / place.total, 0.0, remark)
+    row.remarks.append(
+        f"{halves} kills left a part of the file, {wholes} all of it, and {runs - halves - wholes} nothing"
+    )
 
 
 def eight(place: Place, row: Row, runs: int, code: str, allowed: float) -> None:

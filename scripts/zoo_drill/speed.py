@@ -39,7 +39,7 @@ def speed(place: Place, row: Row, size: int) -> None:
         "part.Follower = Idle\n"
     )
     ours = (
-        "import time; import model_zoo.fetch, requests; begun = time.perf_counter()\n"
+        "import time; import model_zoo.fetch, requests; hub.POLICY = hub.Policy(); begun = time.perf_counter()\n"
         f"model_zoo.download('drill/large', progress=False, endpoint={url!r})\n"
         "print(time.perf_counter() - begun)\n"
     )

@@ -321,3 +321,20 @@ def test_weights_of_a_program_go_to_one_file(tmp_path):
     with paddle.no_grad():
         wanted = model._to_pixels(latents).numpy()
     assert relative_error(wanted, engine({"latents": latents.numpy()}))[0] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inference", "fp16", "gpu"), "built without CUDA; install paddlepaddle-gpu"),
+        (("inference", "auto", "gpu:1", True), "built without CUDA; install paddlepaddle-gpu"),
+        (("openvino", "fp32", "gpu"), "does not run on a GPU; use 'inference'"),
+        (("inference", "int8", "gpu"), "'int8' is unknown on a GPU"),
+        (("inference", "fp32", "tpu"), "device 'tpu' is unknown"),
+        (("inference", "fp32", "cpu", True), "give device='gpu' too"),
+    ],
+)
+@pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="this paddle has CUDA")
+def test_gpus_that_are_not_there(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        compile_model(build("unet"), *arguments)

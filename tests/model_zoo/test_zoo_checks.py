@@ -73,18 +73,24 @@ def test_whole_files_and_every_cut_of_them(name, tmp_path):
         assert whole == name.endswith("archive.zip")  # programs are put before zips, and comments behind them
 
 
-@pytest.mark.parametrize("name", ["README.md", "vocab.txt", "weights.pdiparams", "data.bin", "old.ckpt"])
+@pytest.mark.parametrize("name", ["README.md", "vocab.txt", "weights.pdiparams", "data.bin", "some.ckpt"])
 def test_other_kinds_are_not_judged(name, tmp_path):
     file = tmp_path / name
-    file.write_bytes(b"anything\n")
-    assert checks.complaint(file) is None
+    for content in (b"", b"anything\n", b"\x80anything", b"\x80\x02anything"):
+        file.write_bytes(content)
+        assert checks.complaint(file) is None
 
 
 def test_several_pickles_and_bare_numbers(tmp_path):
     """As torch wrote them before 1.6."""
     file = tmp_path / "old.bin"
-    file.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps({"a": 1}, 2) + bytes(1000))
+    objects = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {"a": 1}, ["0"])
+    pickles = b"".join(pickle.dumps(value, 2) for value in objects)
+    file.write_bytes(pickles + bytes(1000))
     assert checks.complaint(file) is None
+    for end in range(len(pickle.dumps(objects[0], 2)), len(pickles)):
+        file.write_bytes(pickles[:end])
+        assert checks.complaint(file) is not None
 
 
 @pytest.mark.parametrize("start", [b"<!DOCTYPE html>", b"\xef\xbb\xbf <HTML lang='en'>", b"\n\n<!doctype  html><p>"])

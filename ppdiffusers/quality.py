@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional
 
 from ppdiffusers.config import ConfigError
-from ppdiffusers.schedulers.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from ppdiffusers.schedulers.scheduler import Scheduler
 
 QUALITIES = ("fast", "balanced", "best")
 INDEX_KEY = "_quality"
@@ -46,10 +48,12 @@ class Quality:
         Raises:
             ConfigError: there is no such class, or it does not know the config.
         """
-        kind = getattr(importlib.import_module("ppdiffusers.schedulers"), self.scheduler, None)
-        if not (isinstance(kind, type) and issubclass(kind, Scheduler)):
-            raise ConfigError(f"quality: {self.scheduler!r} is no scheduler; use one such as 'DDIMScheduler'")
-        return kind.from_config(scheduler.config, **self.config)
+        schedulers = importlib.import_module("ppdiffusers.schedulers")
+        known = [name for name in schedulers.__all__ if name.endswith("Scheduler") and name != "Scheduler"]
+        if self.scheduler not in known:
+            names = ", ".join(known)
+            raise ConfigError(f"{INDEX_KEY} names {self.scheduler!r}, which is no scheduler; use one of {names}")
+        return getattr(schedulers, self.scheduler).from_config(scheduler.config, **self.config)
 
 
 def _solver(steps: int) -> Quality:
