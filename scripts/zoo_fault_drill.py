@@ -9,7 +9,8 @@ A run is *right* if the file is what was published, and *absent* if there is no 
 command brings the right file once the fault is gone. Anything else is wrong, and the exit code is then 1. The ratio is
 bytes sent to bytes published; a run is over the bound if more than 1.1 times the model and a block for every request
 were sent, not counting what any client would have to fetch again: of an older version, or from a server that ignores
-Range. Of killed processes the ratio is that of bytes which were safe and fetched again.
+Range. Of killed processes the ratio is that of bytes which were safe and fetched again. The rows about reading follow
+(`--only pickle`): scripts/zoo_pickle_drill.py alone prints them too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import zoo_pickle_drill
 from zoo_drill import filesystem, network, processes
 from zoo_drill.place import BLOCK, CommunityServer, Place, Row
 from zoo_drill.speed import speed
@@ -61,6 +63,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=20, help="random points for each fault (default: 20)")
     parser.add_argument("--gigabytes", type=int, default=1, help="size of the file of the speed row")
     options = parser.parse_args()
+    chosen = [word.lower() for word in options.only or ("",)]
     logging.disable()
     for key in ("MODEL_ZOO_OFFLINE", "MODEL_ZOO_JOBS", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         os.environ.pop(key, None)
@@ -71,13 +74,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="zoo-drill-") as root, CommunityServer(Path(root, "served")) as server:
         place = Place(Path(root), server)
         for name, work in drills(options):
-            if options.only and not any(word.lower() in name.lower() for word in options.only):
+            if not any(word in name.lower() for word in chosen):
                 continue
             row, begun = Row(name), time.monotonic()
             work(place, row)
             row.seconds = time.monotonic() - begun
             failed = failed or row.wrong > 0 or row.over > 0
             print(row, *(f"    {remark}" for remark in row.remarks[:5]), sep="\n", flush=True)
+    if any(word in "hostile, mutated and good pickles" for word in chosen):
+        print()
+        failed = not zoo_pickle_drill.table(mutants=200 if options.quick else 1000, seed=0) or failed
     print("something is wrong" if failed else "nothing is wrong")
     return 1 if failed else 0
 

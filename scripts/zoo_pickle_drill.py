@@ -70,17 +70,22 @@ def _worst(outcomes: list[dict[str, Any]]) -> str:
     return f"at most {seconds:.1f} s and {memory:.0f} MB each"
 
 
+def table(mutants: int, seed: int) -> bool:
+    """Print it; whether every row passed."""
+    passed = True
+    print("| fault | must be | was | |\n|---|---|---|---|", flush=True)
+    for row in rows(mutants, seed):
+        print(f"| {row.fault} | {row.required} | {row.found} | {'pass' if row.passed else 'FAIL'} |", flush=True)
+        passed = passed and row.passed
+    return passed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    passed = True
-    print("| fault | must be | was | |\n|---|---|---|---|", flush=True)
-    for row in rows(options.mutants, options.seed):
-        print(f"| {row.fault} | {row.required} | {row.found} | {'pass' if row.passed else 'FAIL'} |", flush=True)
-        passed = passed and row.passed
-    return 0 if passed else 1
+    return 0 if table(options.mutants, options.seed) else 1
 
 
 if __name__ == "__main__":

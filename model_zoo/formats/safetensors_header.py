@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from typing import Any, NamedTuple
 
 from model_zoo.formats.errors import FormatError, shorten
@@ -47,7 +46,7 @@ def read_header(data: Data) -> tuple[dict[str, Tensor], dict[str, str]]:
         FormatError: the tensors are not exactly the rest of the file, one after the other, each as long as its type
             and shape say; or the header is no such thing.
     """
-    (length,) = struct.unpack("<Q", data[:8])
+    length = int.from_bytes(data[:8], "little")
     base = 8 + length
     if base > len(data):
         raise FormatError(f"ends early, or is no safetensors file: it announces a header of {length} bytes")
