@@ -11,7 +11,8 @@ Layout of MODEL_ZOO_HOME:
 - `.registries/<hash>.json`: what the addresses of MODEL_ZOO_REGISTRY last said.
 - `.staging-*` and `.trash-*`: models on their way in from an archive, and out; `model-zoo prune` removes stray ones.
 
-When a model was last used is the time of change of its marker.
+When a model was last used is the time of change of its marker. Where others than its owner may write to the cache,
+they may write to all of it: see `sharing`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from model_zoo import checks, digests, settings
 from model_zoo.errors import CacheError, ManifestError
 from model_zoo.registry import File, Model
 from model_zoo.settings import PathLike
+from model_zoo.sharing import share
 from model_zoo.source import Source
 
 MARKER = ".complete"
@@ -261,6 +263,7 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
             stream.flush()
             if durable:
                 sync(stream.fileno())
+        share(part)
         os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
+import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from model_zoo import cache, maintenance, settings
@@ -19,6 +21,17 @@ from model_zoo.text import age_text, parse_duration, parse_size, size_text, tabl
 from model_zoo.zoo import download
 
 CONVERT = "to be converted"
+
+SETTINGS = """\
+environment:
+  MODEL_ZOO_HOME      the folder of the cache
+  MODEL_ZOO_ENDPOINT  where models come from: mirrors, with blanks between them
+  MODEL_ZOO_JOBS      how many files are downloaded at once (4)
+  MODEL_ZOO_OFFLINE   1: open no socket
+  MODEL_ZOO_REGISTRY  manifests of your own: folders, files and addresses,
+                      separated as in PATH
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _warn
             options = _parser().parse_args(argv)
-            code = options.run(options) or 0
+            with _told():
+                code = options.run(options) or 0
             sys.stdout.flush()
             return code
     except BrokenPipeError:  # whoever reads, as `head` does, has seen enough; Python must not flush into the pipe again
@@ -49,6 +63,21 @@ def _warn(message: Warning | str, *args: Any, **kwargs: Any) -> None:
     print(f"model-zoo: warning: {message}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What downloads have to say reaches the user, also where stderr is no terminal."""
+    log, handler = logging.getLogger("model_zoo"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("model-zoo: %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # argparse would print its usage as well, and name the sub-command's program.
@@ -56,7 +85,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="model-zoo", description="Pretrained latent diffusion models by name.")
+    parser = _Parser(
+        prog="model-zoo",
+        description="Pretrained latent diffusion models by name.",
+        epilog=SETTINGS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, run: Any, purpose: str, cached: bool = True) -> argparse.ArgumentParser:
@@ -208,20 +242,26 @@ def _verify(options: argparse.Namespace) -> int:
         names = [known[place] for place in places if place in known]
         for place in set(places) - set(known):
             print(f"model-zoo: {place} is not in the catalogue, so nothing can be said of it", file=sys.stderr)
-    wrong = []
+        if not places:
+            print(f"nothing is in the cache {settings.home(options.cache_dir)}", file=sys.stderr)
+    bad = []
     for name in names:
         findings = verify(name, cache_dir=options.cache_dir, remote=options.remote)
         print(f"{name}:")
-        rows = [("ok" if finding.ok else "WRONG", finding.path, finding.message) for finding in findings]
+        rows = [(found.verdict if found.ok else found.verdict.upper(), found.path, found.message) for found in findings]
         print(table([(f"  {verdict}", path, message) for verdict, path, message in rows]), flush=True)
-        wrong += [name for finding in findings if not finding.ok][:1]
-    for name in wrong:
-        print(
-            f"model-zoo: {name} is not what it should be; `model-zoo remove {name}` and `model-zoo download {name}`"
-            " bring it anew",
-            file=sys.stderr,
-        )
-    return 1 if wrong else 0
+        bad.append((name, {found.verdict for found in findings if not found.ok}))
+    for name, verdicts in bad:
+        renew = f"`model-zoo remove {name}` and `model-zoo download {name}` bring"
+        if "wrong" in verdicts:
+            advice = f"is not what it should be; {renew} it anew"
+        elif "changed" in verdicts:
+            advice = f"is as it was, and has changed at its source; {renew} what is there now"
+        else:
+            advice = "is right here; its source could not be asked, so try again later"
+        if verdicts:
+            print(f"model-zoo: {name} {advice}", file=sys.stderr)
+    return 1 if any(verdicts for _, verdicts in bad) else 0
 
 
 def _scan(options: argparse.Namespace) -> int:

@@ -67,8 +67,8 @@ def fetch(
             raise DownloadError(f"{files[0].path} of {model.name} keeps changing at its source; try again later")
         if new:
             progress.note(
-                f"recorded the sha256 of {len(new)} files of {model.name} that the catalogue knows none of; later"
-                " downloads and `model-zoo verify` compare with it"
+                f"recorded the sha256 of {len(new)} file{'s' if len(new) > 1 else ''} of {model.name} that the"
+                " catalogue knows none of; later downloads and `model-zoo verify` compare with it"
             )
 
 

@@ -15,6 +15,7 @@ from model_zoo.maintenance import publish, staging
 from model_zoo.manifest import File, Model
 from model_zoo.registry import find, list_models
 from model_zoo.settings import PathLike
+from model_zoo.sharing import make_folder, share
 
 # A file of which the manifest knows no size at all may have this many bytes; one of which it knows a rounded size,
 # twice that size and a mebibyte.
@@ -103,7 +104,7 @@ def _copy_all(source: Path, model: Model, root: str, stage: Path) -> dict[str, s
         if file.path in hashes:
             raise SourceError(f"{source} holds {path} twice: refused")
         target = stage / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         what = f"{path} of {source}"
         with open_member() as stream:
             hashes[file.path] = _copy(stream, target, file, what)
@@ -128,6 +129,7 @@ def _copy(stream: IO[bytes], target: Path, file: File, what: str) -> str:
             copy.write(block)
         copy.flush()
         cache.sync(copy.fileno())  # before the marker vouches for it
+    share(target)
     if size > limit or file.size not in (None, size):
         expected = f"{file.size:,}" if file.size is not None else f"at most {limit:,}"
         raise SourceError(f"{what} has {'more' if size > limit else f'{size:,}'} bytes, not {expected} as catalogued")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
+from model_zoo.sharing import make_folder, share
+
 _POLL = 0.5  # seconds between two looks at the owner's signs of life
 
 
@@ -31,9 +33,10 @@ def hold(
 
     lock: Any = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         lock = filelock.FileLock(str(path))
         held = _acquire(lock, sign, notice, patience, silence)
+        share(path)
     except (OSError, NotImplementedError):
         held = False
     try:

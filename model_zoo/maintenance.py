@@ -22,6 +22,7 @@ from model_zoo.errors import CacheError, UnknownModelError
 from model_zoo.manifest import Model
 from model_zoo.registry import find
 from model_zoo.settings import PathLike
+from model_zoo.sharing import make_folder
 
 TRASH = ".trash-"
 STAGING = ".staging-"
@@ -164,7 +165,7 @@ def locate(name: str, cache_dir: PathLike | None = None) -> Cached:
 def staging(home: Path) -> Iterator[Path]:
     """A new folder on the cache's volume; gone afterwards, unless `publish` has moved it."""
     folder = home / f"{STAGING}{secrets.token_hex(8)}"
-    folder.mkdir(parents=True)
+    make_folder(folder)
     try:
         yield folder
     finally:
@@ -179,7 +180,7 @@ def publish(stage: Path, model: Model, home: Path) -> Path:
     """
     folder = home / model.place
     cache.check_place(home, folder, model)
-    folder.parent.mkdir(exist_ok=True)
+    make_folder(folder.parent)
     if folder.is_dir():
         with _exclusive(folder):
             if cache.is_complete(model, folder):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
+from model_zoo.addresses import public
 from model_zoo.errors import ManifestError
 
 MANIFESTS = "[!.]*/[!.]*.json"  # where they lie in a folder of them
@@ -115,8 +116,9 @@ class Model:
                 raise ManifestError(f"{key} of {self.name} is {_short(value)}; give a text of one line or leave it out")
         for address in (self.base_url, *self.mirrors):
             if address is not None and not is_address(address):
+                shown = public(address) if isinstance(address, str) else address
                 raise ManifestError(
-                    f"{_short(address)} is no base address for {self.name}; give http or https, a host and maybe a"
+                    f"{_short(shown)} is no base address for {self.name}; give http or https, a host and maybe a"
                     " path, without user, password, query and fragment"
                 )
         if self.original is not None:

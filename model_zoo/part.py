@@ -19,6 +19,7 @@ from typing import BinaryIO, Callable, NamedTuple
 
 from model_zoo import cache, checks
 from model_zoo.digests import Follower
+from model_zoo.sharing import make_folder, share
 from model_zoo.source import Source
 
 _BLOCK = 1 << 20
@@ -75,7 +76,7 @@ class Part:
 
     def __enter__(self) -> Part:
         with cache.writing(self.destination):
-            self.destination.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.destination.parent)
             for left in sorted(_left_behind(self.destination), key=lambda left: left.size, reverse=True):
                 try:
                     self._adopt(left)
@@ -217,6 +218,7 @@ class Part:
     def _create(self) -> None:
         self._path = self.destination.with_name(f".{self.destination.name}.{secrets.token_hex(4)}.part")
         self._stream = open(self._path, "xb", buffering=0)  # x: never through a link
+        share(self._path)
         self._synced, self._synced_at, self._failure = 0, time.monotonic(), None
 
     def _sync(self) -> None:

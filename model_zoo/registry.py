@@ -49,21 +49,24 @@ def list_models(task: str | None = None) -> list[Model]:
     return chosen
 
 
-def find(name: str, *, refresh: bool = False) -> Model:
+def find(name: str, *, refresh: bool = False, local_files_only: bool = False) -> Model:
     """The model of this name or alias.
 
     Args:
         refresh: ask the addresses of MODEL_ZOO_REGISTRY for their newest entries; otherwise they are asked only
             where what was last read there does not have the name.
+        local_files_only: ask nobody, as MODEL_ZOO_OFFLINE does.
 
     Raises:
         UnknownModelError: no such model; names the nearest ones.
-        RegistryError: the name is not known here, and an address could not be asked for it.
+        RegistryError: the name is not known here, and an address could not or must not be asked for it.
         ManifestError, SettingsError: as `catalogue`.
     """
+    refresh = refresh and not local_files_only
     claims, problems = catalogue(0.0 if refresh else None)
     model = _named(claims, name)
-    if model is None and not refresh and any(place.is_address for place in settings.registries()):
+    unasked = not refresh and not local_files_only
+    if model is None and unasked and any(place.is_address for place in settings.registries()):
         claims, problems = catalogue(0.0)
         model = _named(claims, name)
     if model is not None:
@@ -157,7 +160,10 @@ def _nearest(name: str, claims: dict[str, Model]) -> list[str]:
             spellings[accepted.lower()] = accepted
             spellings[accepted.lower().rsplit("/", 1)[-1]] = accepted
     wanted = name.lower()[:200]  # difflib is quadratic
+    last = wanted.rsplit("/", 1)[-1]
     close = []
-    for query in (wanted, wanted.rsplit("/", 1)[-1]):
+    for query in (wanted, last):
         close += [spellings[match] for match in difflib.get_close_matches(query, spellings, n=3)]
+    if len(last) > 2:  # or a word of it, such as ffhq
+        close += [spellings[key] for key in sorted(spellings) if last in key]
     return list(dict.fromkeys(close))[:3]

@@ -20,6 +20,7 @@ from model_zoo import settings
 from model_zoo.addresses import public
 from model_zoo.errors import ManifestError, ModelZooError, RegistryError, SettingsError
 from model_zoo.manifest import is_address
+from model_zoo.sharing import make_folder, share
 
 LARGEST = 5 << 20  # bytes; a manifest has a few thousand
 PATIENCE = 30.0  # seconds for the whole answer
@@ -30,7 +31,10 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class _Copy:
-    """What a registry said: its text, the ETag or else the date of that version, and when it was last asked."""
+    """What a registry said: its text, the ETag or else the date of that version, and when it was last asked.
+
+    Others may read it: the address is its public part, and the hash in the file's name stands for all of it.
+    """
 
     url: str
     text: str
@@ -43,7 +47,8 @@ def read(url: str, max_age: float | None, parse: Callable[[object], list[T]]) ->
     """`parse` of the JSON at `url`, and why it is not the newest where the address could not be asked.
 
     Args:
-        max_age: seconds for which a copy is taken as it is; None takes a copy of any age and asks nobody.
+        max_age: seconds for which a copy is taken as it is; None takes a copy of any age and asks nobody, also where
+            there is none.
         parse: raises ManifestError for JSON that is no registry. Such an answer never replaces a copy.
 
     Raises:
@@ -63,11 +68,15 @@ def read(url: str, max_age: float | None, parse: Callable[[object], list[T]]) ->
             else:
                 newest = _ask(url, copy)
                 models = parse(_decode(newest.text))
-                _keep(newest)
+                _keep(url, newest)
                 return models, None
         except ModelZooError as error:
             state = "could not be asked again; what it said before is used" if copy else "cannot be used"
             problem = RegistryError(f"the registry {public(url)} {state}: {error}")
+    elif copy is None:
+        problem = RegistryError(
+            f"the registry {public(url)} has not been read yet; `model-zoo list` reads it, with a connection"
+        )
     try:
         return (parse(_decode(copy.text)) if copy else []), problem
     except ManifestError:
@@ -79,7 +88,7 @@ def _ask(url: str, copy: _Copy | None) -> _Copy:
     import requests  # not above: half of the start-up time
 
     from model_zoo.hub import POLICY
-    from model_zoo.web import open_session, reason
+    from model_zoo.web import open_session, reason, status
 
     handled = sys.exc_info()[1]  # the caller may be in an except block of its own: not our reason
     headers = {"Accept": "application/json"}
@@ -96,7 +105,7 @@ def _ask(url: str, copy: _Copy | None) -> _Copy:
                 if response.status_code == 304 and copy is not None:
                     return dataclasses.replace(copy, asked=time.time())
                 if response.status_code != 200:
-                    raise RegistryError(f"HTTP {response.status_code} {response.reason or ''}".rstrip())
+                    raise RegistryError(status(response))
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise RegistryError("it was sent compressed although the plain text was asked for")
                 for block in response.iter_content(1 << 16):
@@ -112,7 +121,7 @@ def _ask(url: str, copy: _Copy | None) -> _Copy:
     if length != str(len(body)):
         raise RegistryError(f"the connection closed after {len(body)} of {length} bytes")
     try:
-        return _Copy(url, body.decode("utf-8"), etag, date, time.time())
+        return _Copy(public(url), body.decode("utf-8"), etag, date, time.time())
     except UnicodeDecodeError:
         raise RegistryError("it is no UTF-8 text") from None
 
@@ -121,7 +130,7 @@ def _decode(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"it is no JSON: {error}") from None
+        raise ManifestError(f"it is no JSON ({error}); give the address of an index.json or of a manifest") from None
 
 
 def _file(url: str) -> Path:
@@ -132,18 +141,19 @@ def _load(url: str) -> _Copy | None:
     try:
         values = json.loads(_file(url).read_text(encoding="utf-8"))
         copy = _Copy(**values)
-        well_formed = copy.url == url and isinstance(copy.text, str) and isinstance(copy.asked, (int, float))
+        well_formed = copy.url == public(url) and isinstance(copy.text, str) and isinstance(copy.asked, (int, float))
         return copy if well_formed else None
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
-def _keep(copy: _Copy) -> None:
-    file = _file(copy.url)
+def _keep(url: str, copy: _Copy) -> None:
+    file = _file(url)
     part = file.with_name(f"{file.name}.{secrets.token_hex(8)}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         part.write_text(json.dumps(dataclasses.asdict(copy)), encoding="utf-8")
+        share(part)
         os.replace(part, file)
     except OSError:
         pass  # a cache that is read-only or full: the address is asked each time

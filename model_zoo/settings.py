@@ -95,7 +95,7 @@ class Registry(NamedTuple):
 
 
 def registries() -> list[Registry]:
-    """The places that MODEL_ZOO_REGISTRY lists, in its order.
+    """The places that MODEL_ZOO_REGISTRY lists, in its order, each once.
 
     They are separated by the platform's path separator (`:`, on Windows `;`), commas or line ends. The colons of an
     address are its own: it ends at a blank, a comma or, past the slash behind its host, at the path separator
@@ -105,7 +105,7 @@ def registries() -> list[Registry]:
     end = re.escape(os.pathsep) + r",\n"
     address = rf"[A-Za-z][\w+.-]+://[^/\s,]*(?:/[^\s{end}]*)?"
     found = re.finditer(rf"\s*(override=)?({address}|[^\s{end}][^{end}]*)", text)
-    return [Registry(match.group(2).strip(), bool(match.group(1))) for match in found]
+    return list(dict.fromkeys(Registry(match.group(2).strip(), bool(match.group(1))) for match in found))
 
 
 def offline() -> bool:

@@ -123,7 +123,7 @@ class Transfer:
             raise self._failure("is redirected in circles") from None
         except requests.RequestException as error:
             if isinstance(error, ValueError):  # an address or a redirect that no later attempt can follow
-                raise self._failure(f"cannot be asked for: {scrub(str(error))}") from None
+                raise self._failure(f"cannot be asked for: {reason(error)}") from None
             raise _Retry(reason(error)) from None
 
     def _check_status(self, response: requests.Response, part: Part) -> None:

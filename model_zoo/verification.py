@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_zoo import cache, digests, settings
+from model_zoo.addresses import scrub
 from model_zoo.errors import DownloadError, NotCachedError, SettingsError
 from model_zoo.registry import File, Model, find, local_folder
 from model_zoo.settings import PathLike
@@ -23,13 +24,18 @@ class Finding:
 
     Attributes:
         path: relative to the model's folder.
-        ok: nothing speaks against it.
+        verdict: `ok`; `wrong` where the file here is missing or damaged; `changed` where it is right and its source has
+            another one now; `unknown` where it is right and its source could not be asked.
         message: what was compared, or what is wrong.
     """
 
     path: str
-    ok: bool
+    verdict: str
     message: str
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict == "ok"
 
 
 def verify(
@@ -76,7 +82,8 @@ def _check_with_source(hub: Hub, model: Model, folder: Path, file: File) -> Find
         now = hub.look(model.name, file, then.endpoint if then else "")
     except DownloadError as error:
         found = _check(folder, file, None)
-        return dataclasses.replace(found, ok=False, message=f"{found.message}; its source is unknown: {error}")
+        verdict = "unknown" if found.ok else found.verdict
+        return Finding(file.path, verdict, f"{found.message}; its source is unknown: {error}")
     return _check(folder, file, now, then)
 
 
@@ -85,7 +92,7 @@ def _check(folder: Path, file: File, now: Source | None, then: Source | None = N
     path = folder / file.path
     recorded = cache.records(folder, [file]).get(file.path)
     if not path.is_file():
-        return Finding(file.path, False, "missing")
+        return Finding(file.path, "wrong", "missing")
     names = {"sha256", *(now.digests if now else ()), *(["md5"] if now and now.etag_md5 else [])}
     with cache.reading(path):
         size = path.stat().st_size
@@ -93,20 +100,20 @@ def _check(folder: Path, file: File, now: Source | None, then: Source | None = N
     expected = file.sha256 or (recorded.sha256 if recorded else None)
     length = file.size if file.size is not None or recorded is None else recorded.size
     if length not in (None, size):
-        return Finding(file.path, False, f"damaged: {size} bytes instead of {length}")
+        return Finding(file.path, "wrong", f"damaged: {size} bytes instead of {length}")
     if expected not in (None, found["sha256"]):
-        return Finding(file.path, False, f"damaged: the sha256 {found['sha256']} instead of {expected}")
+        return Finding(file.path, "wrong", f"damaged: the sha256 {found['sha256']} instead of {expected}")
     if expected is None:
         message = "the right size; no hash of it is known" if length is not None else "there; nothing is known of it"
     else:
         message = "right, as in the catalogue" if file.sha256 else "right, as when it was first downloaded"
     if now is None:
-        return Finding(file.path, True, message)
+        return Finding(file.path, "ok", message)
     same = now.etag_md5 is not None and now.etag_md5 == found["md5"]
     change = None if same else Source(now.endpoint, size, digests=found).change(now)
     if change is None and not same and then is not None and not now.digests:
         change = then.change(now)
     if change is not None:
-        return Finding(file.path, False, f"{message}; changed at its source: {change}")
+        return Finding(file.path, "changed", f"{message}; changed at its source: {scrub(change)}")
     certain = same or now.digests or (then and then.endpoint == now.endpoint and (then.etag or then.date))
-    return Finding(file.path, True, f"{message}; {'unchanged' if certain else 'of the same length'} at its source")
+    return Finding(file.path, "ok", f"{message}; {'unchanged' if certain else 'of the same length'} at its source")

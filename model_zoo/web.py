@@ -71,6 +71,13 @@ def reason(error: BaseException, handled: BaseException | None = None) -> str:
     Args:
         handled: what the caller of the caller was busy with, which is no cause of this.
     """
+    import requests
+
+    if isinstance(error, requests.exceptions.InvalidURL):  # it may quote half of a password
+        return (
+            "a redirect, or the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, is no address such as"
+            " http://user:password@host:8080 (in a password, / is %2F and @ is %40)"
+        )
     while (cause := error.__cause__ or error.__context__) is not None and cause is not handled:
         error = cause
     return scrub(str(error)) or type(error).__name__

@@ -47,8 +47,9 @@ def download(
         DownloadError: a file could not be had, or was not the one that the catalogue describes.
         CacheError: the cache could not be written.
         SettingsError: the endpoint or the cache folder is no such thing.
+        RegistryError: only an address of MODEL_ZOO_REGISTRY may know the name, and it could not or must not be asked.
     """
-    model = find(name)
+    model = find(name, local_files_only=local_files_only)
     local = local_folder(model)
     if local is not None:
         return local

@@ -33,7 +33,7 @@ weights = _load(HERE / "zoo_files.py").weights
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch, tmp_path):
     """Nothing of the machine's settings or cache gets into a test."""
-    for key in ("MODEL_ZOO_ENDPOINT", "MODEL_ZOO_OFFLINE", "MODEL_ZOO_REGISTRY"):
+    for key in ("MODEL_ZOO_ENDPOINT", "MODEL_ZOO_JOBS", "MODEL_ZOO_OFFLINE", "MODEL_ZOO_REGISTRY"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

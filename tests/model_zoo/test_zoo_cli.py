@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from static_server import StaticServer
-from zoo_files import NAME
+from zoo_files import NAME, assert_right
 
 import model_zoo
-from model_zoo import cache, part
+from model_zoo import cache, part, settings
 from model_zoo.cli import main
 from model_zoo.text import age_text, parse_duration, parse_size, size_text, table
 
@@ -56,6 +57,9 @@ def test_download_path_and_state(capsys, zoo, tmp_path):
     folder = tmp_path / "home" / "tester" / "small"
     assert run(capsys, "path", "tester/small")[0] == 2
     assert zoo.requests == []
+    code, out, err = run(capsys, "download", "tester/small")
+    assert (code, out) == (0, f"{folder}\n")
+    assert err.startswith("model-zoo: recorded the sha256 of 3 files of tester/small ") and err.count("\n") == 1
     assert run(capsys, "download", "tester/small") == (0, f"{folder}\n", "")
     assert run(capsys, "path", "elder/small") == (0, f"{folder}\n", "")
     assert "state:       downloaded" in run(capsys, "show", "tester/small")[1]
@@ -120,7 +124,10 @@ def test_help(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    assert "download a model" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "download a model" in out
+    for name in re.findall(r"`(MODEL_ZOO_\w+)`", settings.__doc__):
+        assert f"  {name} " in out
 
 
 def test_list_columns(capsys, zoo, folder):
@@ -175,6 +182,8 @@ def test_several_downloads(capsys, zoo, folder, contents):
 
 
 def test_verify(capsys, zoo, folder):
+    code, out, err = run(capsys, "verify")
+    assert (code, out) == (0, "") and "nothing is in the cache" in err
     model_zoo.download(NAME)
     for arguments in ([NAME], [], [NAME, "--remote"]):
         code, out, err = run(capsys, "verify", *arguments)
@@ -189,6 +198,20 @@ def test_verify(capsys, zoo, folder):
     assert code == 1
     assert [line.split()[:2] for line in out.splitlines() if "WRONG" in line] == [["WRONG", "unet/config.json"]]
     assert "`model-zoo remove tester/small` and `model-zoo download tester/small`" in err and err.count("\n") == 1
+
+
+def test_verify_tells_a_new_version_from_a_dead_source(capsys, zoo, folder, contents):
+    """Nobody is advised to remove good files because a server is down."""
+    model_zoo.download(NAME)
+    (zoo.folder / NAME / "model_index.json").unlink()
+    code, out, err = run(capsys, "verify", "--remote")
+    assert code == 1 and "UNKNOWN" in out and "WRONG" not in out
+    assert "remove" not in err and "its source could not be asked" in err
+    (zoo.folder / NAME / "unet/config.json").write_bytes(b"{}")
+    code, out, err = run(capsys, "verify", "--remote")
+    assert code == 1 and "CHANGED" in out and "WRONG" not in out
+    assert "has changed at its source; `model-zoo remove tester/small`" in err and err.count("\n") == 1
+    assert_right(folder, contents)
 
 
 def test_remove(capsys, zoo, folder, monkeypatch):

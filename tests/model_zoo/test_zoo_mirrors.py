@@ -18,11 +18,13 @@ import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import requests
 from fake_community import CommunityServer
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, weights
 
 import model_zoo
 from model_zoo import hub, transfer
+from model_zoo.web import status
 
 DEAD = "http://127.0.0.1:9/zoo"
 
@@ -218,6 +220,24 @@ def test_passwords_are_sent_and_never_shown(zoo, folder, contents, monkeypatch, 
     for text in (str(caught.value), str(again.value), kept, *caplog.messages):
         assert "s3cret" not in text
     assert f'"endpoint": "{zoo.url}"' in kept
+
+
+@pytest.mark.parametrize("proxy", ["http://me:s3/cret@127.0.0.1:9", "me:s3cret@127.0.0.1:99999", "ftp://me:s3cret@x"])
+def test_a_proxy_that_is_no_address(proxy, zoo, monkeypatch):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name)
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(model_zoo.DownloadError, match=r"the proxy of HTTP_PROXY.* is no address such as") as caught:
+        model_zoo.download(NAME)
+    assert not any(part in str(caught.value) for part in ("s3", "cret"))
+    assert zoo.requests == []
+
+
+def test_nothing_that_a_server_says_moves_the_terminal():
+    response = requests.Response()
+    response.status_code, response.reason = 404, "\x1b[31mGone\x07\u202e http://me:s3cret@a.example/x?token=s3cret"
+    assert status(response) == "HTTP 404  [31mGone   http://a.example/x"
 
 
 DIGESTS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import model_zoo
-from model_zoo import settings, zoo
+from model_zoo import addresses, settings, zoo
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +115,24 @@ def test_passwords_in_settings_are_not_shown(monkeypatch):
     with pytest.raises(model_zoo.SettingsError, match=r"ftp://mirror\.example/zoo") as caught:
         settings.endpoints()
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://me:s3cret@a.example:80/zoo?token=s3cret#s3cret", "https://a.example:80/zoo"),
+        ("http://me:s/3cret@a.example/zoo", "http://a.example/zoo"),
+        ("http://me:s?3cret@a.example/zoo?token=s3cret", "http://a.example/zoo"),
+        ("http://me:s3cret@a.example:99999/zoo", "http://a.example:99999/zoo"),
+        ("http://me:s3cret@[bad/zoo", "http://[bad/zoo"),
+        ("me:s3cret@a.example/zoo", "a.example/zoo"),
+        ("http:me:s3cret@a.example/zoo", "a.example/zoo"),
+        ("https://a.example/zoo@main/x", "https://a.example/zoo@main/x"),
+        ("mirror", "mirror"),
+    ],
+)
+def test_public_addresses(address, shown):
+    assert addresses.public(address) == shown
 
 
 @pytest.mark.parametrize(("value", "off"), [("1", True), ("yes", True), ("0", False), ("False", False), ("", False)])

@@ -50,6 +50,7 @@ def write(file, values):
         ("", []),
         ("/a", ["/a"]),
         ("/a:/b c/d", ["/a", "/b c/d"]),
+        ("/a:/b:/a", ["/a", "/b"]),
         ("./a,~/b\n../c", ["./a", "~/b", "../c"]),
         ("https://a.example/zoo/index.json", ["https://a.example/zoo/index.json"]),
         ("http://a.example:8080/zoo/i.json:/b", ["http://a.example:8080/zoo/i.json", "/b"]),
@@ -226,8 +227,9 @@ def test_manifest_at_an_address(catalogue_of, entry, use, web):
 )  # fmt: skip
 def test_base_addresses_that_are_refused(key, address, catalogue_of, manifest):
     catalogue_of({**manifest, key: address if key == "base_url" else [address]})
-    with pytest.raises(model_zoo.ManifestError, match="is no base address"):
+    with pytest.raises(model_zoo.ManifestError, match="is no base address") as caught:
         model_zoo.list_models()
+    assert "pass@" not in str(caught.value)
 
 
 def test_https_registry_cannot_lead_to_http(entry):
@@ -346,6 +348,41 @@ def test_offline_without_a_copy(catalogue_of, manifest, use, monkeypatch):
     with pytest.raises(model_zoo.RegistryError, match="MODEL_ZOO_OFFLINE keeps the network closed") as caught:
         model_zoo.find("friend/tiny")
     assert "secret" not in str(caught.value)
+
+
+def test_local_files_only_asks_no_registry(catalogue_of, manifest, entry, use, web, monkeypatch):
+    catalogue_of(manifest)
+    write(web.folder / "index.json", {"models": [entry]})
+    use(f"{web.url}/index.json")
+    with monkeypatch.context() as closed:
+        closed.setattr(socket.socket, "connect", lambda *args: pytest.fail("a socket was opened"))
+        with pytest.raises(model_zoo.RegistryError, match=r"has not been read yet; `model-zoo list` reads it"):
+            model_zoo.download("friend/tiny", local_files_only=True)
+        with pytest.raises(model_zoo.NotCachedError):
+            model_zoo.download(NAME, local_files_only=True)
+    assert len(model_zoo.list_models()) == 2
+    with monkeypatch.context() as closed:
+        closed.setattr(socket.socket, "connect", lambda *args: pytest.fail("a socket was opened"))
+        with pytest.raises(model_zoo.NotCachedError):
+            model_zoo.download("friend/tiny", local_files_only=True)
+        with pytest.raises(model_zoo.UnknownModelError):
+            model_zoo.download("friend/new", local_files_only=True)
+
+
+def test_the_token_of_an_address_is_not_kept(catalogue_of, manifest, entry, use, web, monkeypatch):
+    """Others may read the cache."""
+    catalogue_of(manifest)
+    web.answers["/index.json?token=s3cret"] = (200, {}, json.dumps({"models": [entry]}).encode())
+    use(f"{web.url}/index.json?token=s3cret")
+    assert model_zoo.find("friend/tiny").name == "friend/tiny"
+    assert len(web.requests) == 1
+    assert model_zoo.find("friend/tiny").name == "friend/tiny"
+    assert len(web.requests) == 1
+    (copy,) = (settings.home() / remote.FOLDER).iterdir()
+    assert "s3cret" not in copy.read_text() + copy.name
+    use(f"{web.url}/index.json?token=another")
+    with pytest.raises(model_zoo.RegistryError, match="404"):
+        model_zoo.find("friend/tiny")
 
 
 def test_damaged_copy_is_read_anew(known):

@@ -62,7 +62,8 @@ def test_published_facts():
     assert not model.size_is_exact
     assert model_zoo.find("fusing/latent-diffusion-text2im-large").name == "CompVis/ldm-text2im-large-256"
     assert len(model_zoo.find("CompVis/ldm-text2im-large-256").files) == 14
-    assert model_zoo.find("CompVis/ldm-celebahq-256").pipeline == "LDMPipeline"
+    for name in ("CompVis/ldm-celebahq-256", "fusing/latent-diffusion-celeba-256"):
+        assert model_zoo.find(name).pipeline == "LDMPipeline"
 
 
 def test_list_by_task():
@@ -81,6 +82,8 @@ def test_list_by_task():
         ("ldm-celebahq", "CompVis/ldm-celebahq-256"),
         ("someone/ldm-text2im-large", "CompVis/ldm-text2im-large-256"),
         ("latent-diffusion-text2im-large", "fusing/latent-diffusion-text2im-large"),
+        ("ffhq", "CompVis/ldm-ffhq-256"),
+        ("churches", "CompVis/ldm-lsun-churches-256"),
     ],
 )
 def test_unknown_names_meet_the_nearest_known_one(wrong, right):

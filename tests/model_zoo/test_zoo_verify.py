@@ -104,8 +104,9 @@ def test_another_mirror_is_compared_by_what_can_be_compared(complete, monkeypatc
 
 def test_a_source_that_has_it_no_more(complete):
     (complete.folder / NAME / WEIGHTS).unlink()
-    ok, message = messages(remote=True)[WEIGHTS]
-    assert not ok and "its source is unknown" in message and "404" in message
+    (found,) = [found for found in model_zoo.verify(NAME, remote=True) if not found.ok]
+    assert (found.path, found.verdict) == (WEIGHTS, "unknown")
+    assert "its source is unknown" in found.message and "404" in found.message
 
 
 def test_offline(complete, monkeypatch):
