@@ -36,13 +36,12 @@ setup(
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4", "setuptools"],
         "gpu": ["paddlepaddle-gpu>=2.6.2,<4", "numpy<2", "setuptools"],
-        "fast": ["openvino>=2025"],
         "text": TEXT,
         "web": ["fastapi>=0.100", "uvicorn>=0.20", "python-multipart"],
         "convert": ["pyyaml>=6"],
         "distributed": ["ray>=2.9"],
         "train": ["visualdl>=2.5", "resvg-py>=0.1"],
-        "test": ["pytest>=7", "jsonschema>=4.18", "openvino>=2025", "pyyaml>=6", "ruff==0.17.5", "mypy>=1.8"],
+        "test": ["pytest>=7", "jsonschema>=4.18", "pyyaml>=6", "ruff==0.17.5", "mypy>=1.8"],
     },
     entry_points={
         "console_scripts": ["ppdiffusers = ppdiffusers.cli.main:main", "model-zoo = model_zoo.cli:main"],

@@ -41,19 +41,24 @@ class Quality:
         for name, kind in (("scheduler", str), ("steps", int), ("config", Mapping)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {getattr(self, name)!r}")
+        if isinstance(self.steps, bool) or self.steps < 1:
+            raise TypeError(f"steps is {self.steps!r}")
 
     def scheduler_like(self, scheduler: Scheduler) -> Scheduler:
         """The scheduler, for the training of another one.
 
         Raises:
-            ConfigError: there is no such class, or it does not know the config.
+            ConfigError: there is no such class, or it does not take the config.
         """
         schedulers = importlib.import_module("ppdiffusers.schedulers")
         known = [name for name in schedulers.__all__ if name.endswith("Scheduler") and name != "Scheduler"]
         if self.scheduler not in known:
             names = ", ".join(known)
             raise ConfigError(f"{INDEX_KEY} names {self.scheduler!r}, which is no scheduler; use one of {names}")
-        return getattr(schedulers, self.scheduler).from_config(scheduler.config, **self.config)
+        try:
+            return getattr(schedulers, self.scheduler).from_config(scheduler.config, **self.config)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{INDEX_KEY}: no {self.scheduler} takes {dict(self.config)}: {error}") from None
 
 
 def _solver(steps: int) -> Quality:

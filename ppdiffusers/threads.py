@@ -40,11 +40,11 @@ def get_num_threads() -> int:
     return int(value)
 
 
-def use_threads() -> None:
-    """Hand the setting to paddle, which starts with a single thread: its import sets OMP_NUM_THREADS to 1."""
+def use_threads(count: Optional[int] = None) -> None:
+    """Hand the setting, or `count`, to paddle in this thread: its import sets OMP_NUM_THREADS to 1."""
     from paddle.base import core
 
-    core.set_num_threads(get_num_threads())
+    core.set_num_threads(get_num_threads() if count is None else count)
 
 
 def physical_cores() -> int:

@@ -1,6 +1,6 @@
 """Speed and memory side by side with torch + diffusers, on the published architectures with random weights.
 
-    python scripts/benchmark.py [--peer-python PYTHON] [--only ROW ...] [--engine auto|inference|openvino|eager]
+    python scripts/benchmark.py [--peer-python PYTHON] [--only ROW ...] [--engine auto|onednn|inference|eager]
                                 [--size 128] [--steps 100] [--json OUT.json] [--plot OUT.png]
 
 Every measurement runs in a process of its own, and the two sides take turns. With --peer-python (an interpreter that
@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS)
     )
-    parser.add_argument("--engine", default="auto", choices=["auto", "inference", "openvino", "eager"])
+    parser.add_argument("--engine", default="auto", choices=["auto", "onednn", "inference", "eager"])
     parser.add_argument("--size", type=int, default=128, help="latent height and width, and side of the small picture")
     parser.add_argument("--steps", type=int, default=100, help="of the documented example and the first picture")
     parser.add_argument("--rounds", type=int, help="processes a side; each row has its own default")

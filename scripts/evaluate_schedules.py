@@ -43,6 +43,16 @@ DEFAULT = [
 ]
 
 
+def schedule_name(text: str) -> str:
+    """A schedule as it is, before an hour's work; raises for what is none."""
+    name, *numbers = text.split(":")
+    if name not in SCHEDULERS or not 1 <= len(numbers) <= 3 or not all(number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no SCHEDULER:STEPS[:INTERVAL[:BRANCH]] of {', '.join(SCHEDULERS)}"
+        )
+    return text
+
+
 def upscale(pipeline: LDMSuperResolutionPipeline, schedule: str, small: np.ndarray, first: int) -> np.ndarray:
     """Pictures in [-1, 1], rounded to 8 bits; `first` is the seed of the first one's noise."""
     name, steps, *cache = schedule.split(":")
@@ -65,7 +75,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", help="of another engine (default: %(default)s)")
     parser.add_argument("--photographs", action="store_true", help="instead of graphics")
     parser.add_argument("--pictures", type=int, default=44, help="spread over the held-out ones")
-    parser.add_argument("--schedules", nargs="*", default=DEFAULT)
+    parser.add_argument("--schedules", nargs="*", type=schedule_name, default=DEFAULT)
     parser.add_argument("--json", type=Path, help="write the table here as well")
     args = parser.parse_args()
     pipeline = LDMSuperResolutionPipeline.from_pretrained(args.model, engine=args.engine, precision=args.precision)

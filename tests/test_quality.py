@@ -83,6 +83,8 @@ def test_a_recommendation_is_followed_and_saved(folder, tmp_path):
         ({"fast": {"scheduler": "DDIMScheduler", "steps": 5}}, "'balanced'"),
         (recommended(speed=3), "speed"),
         (recommended(steps="many"), "steps is 'many'"),
+        (recommended(steps=0), "steps is 0"),
+        (recommended(steps=True), "steps is True"),
         (recommended(config=["trailing"]), "config is"),
     ],
 )
@@ -96,6 +98,8 @@ def test_a_damaged_recommendation_is_an_error(folder, entries, message):
     [
         ({"scheduler": "os.system"}, "'os.system', which is no scheduler; use one of DDIMScheduler"),
         ({"config": {"speed": 3}}, "speed"),
+        ({"config": {"num_train_timesteps": "x"}}, "no EulerDiscreteScheduler takes .*num_train_timesteps"),
+        ({"config": {"beta_start": None}}, "no EulerDiscreteScheduler takes"),
         ({"cache_interval": 0}, "cache_interval"),
         ({"cache_branch_id": 77}, "cache_branch_id 77"),
     ],
@@ -148,6 +152,16 @@ def test_an_eta_keeps_the_scheduler_that_has_one(upscale, recwarn):
     noisy = upscale("--model", str(PLAIN), "--quality", "fast", "--steps", "3", "--eta", "1")[0]
     assert not [warning for warning in recwarn if "eta" in str(warning.message)]
     assert not np.array_equal(plain, noisy)
+
+
+def test_an_eta_keeps_a_recommended_scheduler_that_has_one_too(upscale, folder):
+    entries = recommended(scheduler="DDIMScheduler", config={"timestep_spacing": "trailing"})
+    call = ("--model", str(folder(entries)), "--quality", "fast", "--eta", "1")
+    pipeline = load(folder(entries))
+    steps = pipeline.set_quality("fast")
+    picture = Image.fromarray(np.rint(PICTURE * 255).astype(np.uint8))
+    wanted = pipeline(picture, num_inference_steps=steps, generator=3, eta=1.0)[0][0]
+    np.testing.assert_array_equal(upscale(*call)[0], np.asarray(wanted))
 
 
 def test_sample_keeps_the_models_own_way_unless_asked(tmp_path):

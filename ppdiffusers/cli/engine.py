@@ -11,8 +11,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine",
         default="auto",
-        choices=("auto", "eager", "inference", "openvino"),
-        help="auto compiles where that is worth it (default); inference is Paddle Inference",
+        choices=("auto", "eager", "onednn", "inference"),
+        help="auto compiles where that is worth it (default), for oneDNN if it can; inference is Paddle Inference",
     )
     group.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of compiled models; auto: bf16 if fast"

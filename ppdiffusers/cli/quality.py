@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from typing import Any, Dict, Optional
 
 from ppdiffusers.quality import QUALITIES
@@ -19,11 +20,11 @@ def add_options(parser: argparse.ArgumentParser, quality: Optional[str], steps: 
 
 
 def choose(pipeline: Any, args: argparse.Namespace) -> int:
-    """Set `pipeline` up; the number of steps. With an eta its scheduler stays, as the recommended may have none."""
+    """Set `pipeline` up; the number of steps. With an eta its scheduler stays where the recommended one has none."""
     steps, own = args.usual_steps, pipeline.scheduler
     if args.quality is not None:
         steps = pipeline.set_quality(args.quality)
-        if args.eta:
+        if args.eta and "eta" not in inspect.signature(pipeline.scheduler.step).parameters:
             pipeline.scheduler = own
     return steps if args.steps is None else args.steps
 

@@ -1,4 +1,4 @@
-"""Models as compiled programs: Paddle Inference, or OpenVINO where it is installed."""
+"""Models as compiled programs, which run in kernels of oneDNN or in Paddle Inference."""
 
 from ppdiffusers.inference.compiled import compile_model, worth_compiling
 

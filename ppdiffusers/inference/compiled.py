@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import logging
+import operator
+import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+import weakref
+from typing import Any, Callable, Dict, List, MutableMapping, Optional, Sequence, Set
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from ppdiffusers.checkpoints import CheckpointError
 from ppdiffusers.inference.engines import Arrays, Setup, relative_error, setups, start
-from ppdiffusers.inference.programs import Inputs, Program, UnsupportedPaddle, cached_program
-from ppdiffusers.inference.verdicts import Verdicts
+from ppdiffusers.inference.programs import Inputs, Program, cached_program
+from ppdiffusers.inference.verdicts import Verdicts, weight_files
 from ppdiffusers.models.model import Model
 from ppdiffusers.threads import use_threads
 
@@ -26,6 +30,7 @@ TOLERANCES = {"fp32": (1e-4, 1e-4), "bf16": (0.2, 0.03), "fp16": (0.03, 0.005)}
 WORTH_COMPILING = 4e11
 _EXAMPLE_BATCH = 2
 _EXAMPLE_LENGTH = 5  # of a sequence
+_compiling = threading.RLock()  # tracing switches the whole process to static graphs
 
 
 def compile_model(
@@ -36,59 +41,84 @@ def compile_model(
     Every program is compared with the layers that it replaces before it is used. One that differs too much, or does
     not run here, gives way to the next slower way, in the end to the layers themselves; that is told in the log.
 
-    The layers that a program replaces are given up if the model came from files: they are read again where they are
-    needed, by `save_pretrained` for one. A model that was trained or built in memory keeps them.
+    The layers that a program replaces are given up if files hold their weights: they are read again where they are
+    needed, by `save_pretrained` for one. A model that was trained, changed or built in memory keeps them.
 
     Args:
-        engine: "auto" (OpenVINO if it is installed, else Paddle Inference), "inference", "openvino", or "eager", which
-            undoes everything.
+        engine: "auto" (kernels of oneDNN where they run, else Paddle Inference), "onednn", "inference", or "eager",
+            which undoes everything.
         precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16", which is "auto" there.
             Inputs and outputs are float32 in any case.
         device: "cpu", or "gpu" or "gpu:1" for Paddle Inference. No GPU was at hand: nothing has been run on one.
         tensorrt: on a GPU, TensorRT for what it takes of a program.
 
     Returns:
-        The model itself.
+        The model itself, in evaluation mode; one without heavy parts as it was.
 
     Raises:
         ValueError: an unknown engine or precision, or one that this machine does not have.
     """
     if model._exported is not None:
-        model._exported(engine, precision)
+        model._exported(engine, precision, device, tensorrt)
         return model
     if engine == "eager":
         restore(model)
         return model
     ways = setups(engine, precision, device, tensorrt)
+    programs = model._programs()
+    if not programs:
+        return model
     restore(model)
     model.eval()
-    for method, inputs in model._programs().items():
+    for method, inputs in programs.items():
         object.__setattr__(model, method, CompiledPart(model, method, inputs, ways))
     object.__setattr__(model, "_restore", functools.partial(restore, model))
     return model
 
 
 def restore(model: Model) -> None:
-    """Make `model` run its layers again, which are read from the files that they came from."""
+    """Make `model` run its layers again, which are read from the files that they came from.
+
+    Raises:
+        CheckpointError: these files have changed or are gone; nothing has happened then.
+    """
     if model._restore is None:
         return
-    parts = [model.__dict__.pop(method) for method in model._programs()]
-    object.__setattr__(model, "_restore", None)
+    parts = [model.__dict__[method] for method in model._programs()]
     _bring_back(model, parts)
+    for method in model._programs():
+        del model.__dict__[method]
+    object.__setattr__(model, "_restore", None)
 
 
 def _bring_back(model: Model, parts: List[CompiledPart]) -> None:
-    """The layers that `parts` have given up."""
+    """The layers that `parts` have given up, in the places that they had."""
     given_up = {name: layer for part in parts for name, layer in part.given_up.items()}
     if None in given_up.values():
-        assert model._source is not None  # or they would have been kept
-        folder, dtype = model._source
-        fresh = type(model).from_pretrained(folder, paddle_dtype=dtype)
+        fresh = _read_again(model, [part.read_from for part in parts if None in part.given_up.values()])
+        for part in parts:
+            for name, weight in part.in_use.items():
+                path, _, last = name.rpartition(".")
+                operator.attrgetter(path)(fresh)._parameters[last] = weight
         given_up = {name: getattr(fresh, name) if layer is None else layer for name, layer in given_up.items()}
     for name, layer in given_up.items():
         setattr(model, name, layer)
+    for name in parts[0].order:
+        if name in model._sub_layers:
+            model._sub_layers.move_to_end(name)
     for part in parts:
         part.given_up.clear()
+
+
+def _read_again(model: Model, files: List[Any]) -> Model:
+    assert model._source is not None  # or its layers would have been kept
+    folder, dtype = model._source
+    if any(each != weight_files(folder, dtype) for each in files):
+        raise CheckpointError(
+            f"the weights of this {type(model).__name__} are in {folder}, whose files have changed or gone since it "
+            "was compiled; put them back, or load the model anew"
+        )
+    return type(model).from_pretrained(folder, paddle_dtype=dtype, **model.config)
 
 
 def worth_compiling(unet: Model, shape: Sequence[int], steps: int) -> bool:
@@ -126,8 +156,9 @@ class CompiledPart:
         setup: how it runs; None before the first call, and where it runs the layers.
         seconds: what compiling took, checks included.
         given_up: layers that the program stands for, by name; None for one that can be read again.
-        group: the parts that are compiled together.
-        family: the parts that stand for the same layers, this one's `siblings` and theirs.
+        read_from: what these are read from, as of `weight_files`; None where files do not hold them.
+        in_use: weights among them that somebody else has too, an optimizer maybe.
+        order: of the model's layers.
     """
 
     def __init__(self, model: Model, method: str, inputs: Inputs, ways: List[Setup]):
@@ -135,15 +166,20 @@ class CompiledPart:
         self.setup: Optional[Setup] = None
         self.seconds = 0.0
         self.given_up: Dict[str, Optional[nn.Layer]] = {}
-        self.group, self.family = [self], [self]
+        self.read_from: Optional[List[Any]] = None
+        self.in_use: MutableMapping[str, Any] = weakref.WeakValueDictionary()
+        self.order = list(model._sub_layers)
         self._siblings: Dict[str, Dict[str, CompiledPart]] = {}
         self._run: Any = None
+        self._lock = threading.RLock()  # an engine has one set of inputs and outputs
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._run is None:
-            self.compile()
-        if self.setup is None:
-            return self._run(*arguments)
+        with self._lock:
+            if self._run is None:
+                self.compile()
+            return self._run(*arguments) if self.setup is None else self._run_program(arguments)
+
+    def _run_program(self, arguments: Sequence[Any]) -> Any:
         arrays = {
             name: value.astype(each[1]).numpy()
             for (name, each), value in zip(self.inputs.items(), arguments)
@@ -153,34 +189,46 @@ class CompiledPart:
         return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
 
     def siblings(self, programs: Dict[str, Inputs]) -> Dict[str, CompiledPart]:
-        """Other methods of the same model, each with its inputs: compiled in the same ways, all of them together."""
+        """Other methods that run the same layers, each with its inputs: compiled in the same ways, all at once."""
         key = repr(programs)
-        if key not in self._siblings:
-            made = {method: CompiledPart(self.model, method, inputs, self.ways) for method, inputs in programs.items()}
-            self.family += made.values()
-            for part in made.values():
-                part.group, part.family, part.given_up = list(made.values()), self.family, self.given_up
-            self._siblings[key] = made
-        return self._siblings[key]
+        with self._lock:
+            if key not in self._siblings:
+                made = {name: CompiledPart(self.model, name, inputs, self.ways) for name, inputs in programs.items()}
+                self._compile(list(made.values()))
+                self._siblings[key] = made
+            return self._siblings[key]
 
     def compile(self) -> None:
-        """Choose the fastest way that computes what the layers compute, for every part of the group."""
-        use_threads()
-        _bring_back(self.model, [self])
-        read = {name for part in self.group for name in part._choose()}
-        if not any(part.setup is None and part._run is not None for part in self.family):
-            self._give_up_layers(read)
+        """Choose the fastest way that computes what the layers compute."""
+        self._compile([self])
 
-    def _choose(self) -> List[str]:
+    def _compile(self, parts: List[CompiledPart]) -> None:
+        """Compile `parts`, this one or siblings, and give up the layers that none of the family runs any more."""
+        with _compiling:
+            use_threads()
+            _bring_back(self.model, [self])
+            files = None if self.model._source is None else weight_files(*self.model._source)
+            self.read_from = files if self.model._files_hold_weights() else None
+            undo = self.model._restore
+            object.__setattr__(self.model, "_restore", None)  # tracing asks for the layers, which are all there
+            try:
+                read = {name for part in parts for name in part._choose(self.read_from)}
+            finally:
+                object.__setattr__(self.model, "_restore", undo)
+            family = [self, *parts, *(part for made in self._siblings.values() for part in made.values())]
+            if not any(part.setup is None and part._run is not None for part in family):
+                self._give_up_layers(read)
+
+    def _choose(self, files: Optional[List[Any]]) -> List[str]:
         """Set `setup` and `_run`; the names of the weights that the program has a copy of."""
         started = time.perf_counter()
         layers = functools.partial(getattr(type(self.model), self.method), self.model)
         name = f"{type(self.model).__name__}.{self.method.strip('_')}"
         try:
             program = cached_program(self.model, self.method, self.inputs)
-            self._run, self.setup = self._first_right(program, layers, name)
-        except UnsupportedPaddle as error:
-            logger.warning("%s runs its layers: %s", name, error)
+            self._run, self.setup = self._first_right(program, layers, name, Verdicts(program, files))
+        except Exception as error:  # whatever tracing raises, an old paddle or a full disk: the layers do without
+            logger.warning("%s runs its layers: %s", name, _last_line(error))
         if self.setup is None:
             self._run = layers
             return []
@@ -188,8 +236,7 @@ class CompiledPart:
         logger.info("%s runs in %s; compiled in %.1f s", name, self.setup, self.seconds)
         return list(program.parameters.values())
 
-    def _first_right(self, program: Program, layers: Callable[..., Any], name: str) -> Any:
-        verdicts = Verdicts(program, self.model._source)
+    def _first_right(self, program: Program, layers: Callable[..., Any], name: str, verdicts: Verdicts) -> Any:
         examples = self._examples()
         for setup in self.ways:
             try:
@@ -236,9 +283,10 @@ class CompiledPart:
 
     def _give_up_layers(self, used: Set[str]) -> None:
         for name, layer in list(self.model.named_children()):
-            weights = [f"{name}.{key}" for key, _ in layer.named_parameters()]
+            weights = {f"{name}.{key}": weight for key, weight in layer.named_parameters()}
             if weights and used.issuperset(weights):
-                self.given_up[name] = layer if self.model._source is None else None
+                self.given_up[name] = layer if self.read_from is None else None
+                self.in_use.update(weights)
                 delattr(self.model, name)
 
 

@@ -1,36 +1,39 @@
-"""What runs a program: Paddle Inference, or OpenVINO where it is installed.
+"""What runs a program: kernels of oneDNN, the library that Paddle carries, or Paddle Inference.
 
 An engine is made of a program and its weights, and is called with numpy arrays by the names of the program's inputs.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from ppdiffusers.inference import gpu
+from ppdiffusers.inference import gpu, onednn
 from ppdiffusers.inference.programs import Inputs, Program, save_parameters, weights
 from ppdiffusers.models.model import Model
-from ppdiffusers.threads import get_num_threads
+from ppdiffusers.threads import get_num_threads, use_threads
 
 PRECISIONS = ("fp32", "bf16")
 # oneDNN's sine overwrites the value that a cosine reads too, when this pass has run (paddle 3.3).
 FAULTY_PASSES = ("inplace_pass",)
-
+_PLANS = 3  # of different input shapes that an engine keeps
 
 Arrays = Union[np.ndarray, Tuple[np.ndarray, ...]]  # of one result, or of several
+
+
+_NAMES = {"onednn": "oneDNN", "inference": "Paddle Inference"}
 
 
 class Setup(NamedTuple):
     """One way to run a program."""
 
-    engine: str  # "openvino" or "inference"
+    engine: str  # "onednn" or "inference"
     precision: str
     onednn: bool = True  # of Paddle Inference
     faulty_passes: Tuple[str, ...] = FAULTY_PASSES  # that are left out
@@ -38,7 +41,7 @@ class Setup(NamedTuple):
     tensorrt: bool = False
 
     def __str__(self) -> str:
-        name = "OpenVINO" if self.engine == "openvino" else "Paddle Inference"
+        name = _NAMES[self.engine]
         where = "" if self.gpu is None else f", GPU {self.gpu}{' with TensorRT' if self.tensorrt else ''}"
         return f"{name} ({self.precision}{'' if self.onednn else ', without oneDNN'}{where})"
 
@@ -78,31 +81,36 @@ class PaddleInferenceEngine:
         return _one_or_all([output.copy_to_cpu() for output in self._outputs])
 
 
-class OpenVINOEngine:
-    """The program as an OpenVINO graph on the CPU."""
+class OneDNNEngine:
+    """The program as kernels of oneDNN, the library that Paddle carries, on the CPU."""
 
-    def __init__(self, program: Any, parameters: Any, setup: Setup):
-        import openvino
+    _arena = onednn.Arena()
+    _lock = threading.Lock()
 
-        from ppdiffusers.inference.openvino_graph import build
-
-        options = {
-            "INFERENCE_PRECISION_HINT": "f32" if setup.precision == "fp32" else "bf16",
-            "INFERENCE_NUM_THREADS": get_num_threads(),
-        }
-        self._request = openvino.Core().compile_model(build(program, parameters), "CPU", options).create_infer_request()
+    def __init__(self, program: Any, parameters: Dict[str, np.ndarray], setup: Setup):
+        self._program = program
+        self._weights = onednn.Weights(parameters, onednn.FP32 if setup.precision == "fp32" else onednn.BF16)
+        self._plans: Dict[Any, onednn.Plan] = {}
+        self._threads = get_num_threads()
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
-        results = self._request.infer(arrays, share_inputs=True)
-        return _one_or_all([results[i].copy() for i in range(len(results))])
+        shapes = {name: array.shape for name, array in arrays.items()}
+        key = tuple(sorted(shapes.items()))
+        with self._lock:  # the arena is for one at a time
+            use_threads(self._threads)
+            found = self._plans.pop(key, None) or onednn.plan(self._program, self._weights, shapes)
+            self._plans[key] = found  # the latest at the end
+            while len(self._plans) > _PLANS:
+                del self._plans[next(iter(self._plans))]
+            return _one_or_all(found.run(self._arena.reserve(found.bytes), arrays))
 
 
 def _one_or_all(arrays: List[np.ndarray]) -> Arrays:
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
-def has_openvino() -> bool:
-    return importlib.util.find_spec("openvino") is not None
+def has_onednn() -> bool:
+    return onednn.is_there()
 
 
 def has_bfloat16() -> bool:
@@ -117,7 +125,7 @@ def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = Fa
     """Ways to run a program, the fastest first; a later one is for where an earlier one fails its check.
 
     Args:
-        engine: "auto", "openvino" or "inference".
+        engine: "auto", "onednn" or "inference".
         precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16", which is "auto" there.
         device: "cpu", "gpu" or "gpu:1".
         tensorrt: on a GPU, TensorRT for what it takes of a program.
@@ -129,15 +137,15 @@ def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = Fa
         return _gpu_setups(engine, "fp16" if precision == "auto" else precision, device, tensorrt)
     if tensorrt:
         raise ValueError("tensorrt is of a GPU: give device='gpu' too")
-    if engine not in ("auto", "openvino", "inference"):
-        raise ValueError(f"engine {engine!r} is unknown; use 'auto', 'eager', 'inference' or 'openvino'")
-    if engine == "openvino" and not has_openvino():
-        raise ValueError("engine 'openvino' needs the package openvino: pip install openvino")
+    if engine not in ("auto", *_NAMES):
+        raise ValueError(f"engine {engine!r} is unknown; use 'auto', 'eager', {', '.join(map(repr, _NAMES))}")
+    if engine == "onednn" and not has_onednn():
+        raise ValueError("engine 'onednn' needs a paddle that carries oneDNN 3, as its x86 wheels do; use 'auto'")
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(f"precision {precision!r} is unknown; use 'auto', {', '.join(map(repr, PRECISIONS))}")
     if precision == "bf16" and not has_bfloat16():
         raise ValueError("precision 'bf16': this CPU has no bfloat16 arithmetic; use 'fp32' or 'auto'")
-    kinds = [engine] if engine != "auto" else (["openvino"] if has_openvino() else []) + ["inference"]
+    kinds = [engine] if engine != "auto" else (["onednn"] if has_onednn() else []) + ["inference"]
     precisions = ["bf16", "fp32"] if precision != "fp32" and has_bfloat16() else ["fp32"]
     found = [Setup(kind, each) for each in precisions for kind in kinds]
     if "inference" in kinds:
@@ -158,13 +166,13 @@ def _gpu_setups(engine: str, precision: str, device: str, tensorrt: bool) -> Lis
 
 def start(setup: Setup, model: Model, program: Program, inputs: Inputs) -> Any:
     """An engine with `model`'s weights. It has a copy of its own: the model may give up its."""
-    if setup.engine == "openvino":
+    if setup.engine == "onednn":
         state = weights(model)
-        # Not copied: the graph refers to the tensors' own memory, also after the model has given them up.
+        # Not copied: these are the tensors' own memory, also after the model has given them up.
         arrays = {
             name: np.from_dlpack(state[key].detach().astype("float32")) for name, key in program.parameters.items()
         }
-        return OpenVINOEngine(program.load(), arrays, setup)
+        return OneDNNEngine(program.load(), arrays, setup)
     with tempfile.TemporaryDirectory(prefix="ppdiffusers-", dir=_roomy_folder(program)) as scratch:
         file = Path(scratch) / "weights.pdiparams"
         save_parameters(model, program, file)

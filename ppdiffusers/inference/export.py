@@ -13,6 +13,7 @@ scheduler/, tokenizer/                 as of any saved pipeline
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Set
@@ -64,7 +65,7 @@ def export(pipeline: Any, folder: PathLike, index_file: str, precision: str = "a
             if not isinstance(component, Model) or not component._programs():
                 component.save_pretrained(part / name)
             else:
-                components[name] = _write_model(component, part, name, (pipeline._engine, pipeline._precision))
+                components[name] = _write_model(component, part, name, pipeline._engine)
         write_json(part / index_file, pipeline.config)
         files = sorted(file for file in part.rglob("*") if file.is_file())
         manifest = {
@@ -81,7 +82,7 @@ def export(pipeline: Any, folder: PathLike, index_file: str, precision: str = "a
 
 
 def _check_target(target: Path, force: bool) -> None:
-    if not target.exists():
+    if not os.path.lexists(target):
         return
     if not force:
         raise ExportError(f"{target} exists; name another folder, or replace it with force=True (--force)")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import tempfile
 import time
+import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Dict, List, NamedTuple, NoReturn, Type
 
@@ -14,10 +16,11 @@ import paddle
 from model_zoo import digests
 from ppdiffusers.checkpoints import open_checkpoint
 from ppdiffusers.config import ConfigError, PathLike, read_json
+from ppdiffusers.inference import gpu
 from ppdiffusers.inference.compiled import TOLERANCES, CompiledPart, _last_line
 from ppdiffusers.inference.engines import (
     PRECISIONS,
-    OpenVINOEngine,
+    OneDNNEngine,
     PaddleInferenceEngine,
     Setup,
     has_bfloat16,
@@ -135,7 +138,7 @@ class Exported:
         """The component `name`, a `kind` whose programs run in `engine`; they are started when they are first called.
 
         Args:
-            engine: "auto", "inference" or "openvino".
+            engine: "auto", "onednn" or "inference".
             precision: "auto" is the one that was chosen at export.
             dtype: of the parameters in memory; there is only float32.
 
@@ -179,7 +182,15 @@ class Exported:
             raise KeyError(f"files of {names[0]}")
         return PartFiles(*(self.folder / name for name in names))
 
-    def _use(self, model: Model, parts: Dict[str, PartFiles], engine: str, precision: str) -> None:
+    def _use(
+        self,
+        model: Model,
+        parts: Dict[str, PartFiles],
+        engine: str,
+        precision: str,
+        device: str = "cpu",
+        tensorrt: bool = False,
+    ) -> None:
         """What `compile_model` does, with the files that are here."""
         if engine == "eager":
             raise ExportError(
@@ -187,9 +198,9 @@ class Exported:
                 "load the pipeline that was exported"
             )
         chosen = precision
-        if precision == "auto" and (self.precision != "bf16" or has_bfloat16()):
+        if precision == "auto" and (self.precision != "bf16" or has_bfloat16() or device != "cpu"):
             chosen = self.precision
-        ways = setups(engine, chosen)
+        ways = setups(engine, chosen, device, tensorrt)
         for method, files in parts.items():
             object.__setattr__(model, method, ExportedPart(model, method, model._programs()[method], ways, files))
 
@@ -216,8 +227,7 @@ class ExportedPart(CompiledPart):
         started = time.perf_counter()
         use_threads()
         name = f"{type(self.model).__name__}.{part_name(self.method)}"
-        with np.load(self.files.example) as arrays:
-            example = dict(arrays)
+        example = self._example()
         wanted = example.pop(ANSWER)
         problems = []
         for setup in self.ways:
@@ -239,6 +249,19 @@ class ExportedPart(CompiledPart):
             f"{self.files.program} {'; '.join(problems)}; load the pipeline that was exported, which has layers too"
         )
 
+    def _example(self) -> Dict[str, np.ndarray]:
+        try:
+            with np.load(self.files.example) as arrays:
+                example = dict(arrays)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            raise ExportError(f"{self.files.example} is damaged; copy the folder again") from None
+        if example.keys() != {*self.inputs, ANSWER}:
+            raise ExportError(
+                f"{self.files.example} holds {', '.join(example)}, and its program takes {', '.join(self.inputs)}; "
+                "copy the folder again"
+            )
+        return example
+
     def siblings(self, programs: Dict[str, Inputs]) -> NoReturn:
         raise ExportError(
             f"{self.files.program} runs whole, and nothing here runs parts of it: disable_deep_cache(), or load the "
@@ -246,9 +269,13 @@ class ExportedPart(CompiledPart):
         )
 
     def _start(self, setup: Setup) -> Any:
-        if setup.engine == "openvino":
+        if setup.engine == "onednn":
             program = Program(self.files.program, {}).load()
-            return OpenVINOEngine(program, read_parameters(program, self.files.parameters), setup)
+            return OneDNNEngine(program, read_parameters(program, self.files.parameters), setup)
+        if setup.tensorrt:
+            with tempfile.TemporaryDirectory(prefix="ppdiffusers-") as scratch:
+                made = gpu.with_tensorrt(self.files.program, self.inputs, gpu.Sizes(), setup.precision, Path(scratch))
+                return PaddleInferenceEngine(*made, setup)
         return PaddleInferenceEngine(self.files.program, self.files.parameters, setup)
 
 

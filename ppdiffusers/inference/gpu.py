@@ -61,11 +61,17 @@ def configure(config: Any, precision: str, device: int = 0) -> None:
 def shapes(inputs: Inputs, sizes: Sizes) -> Dict[str, Tuple[List[int], List[int], List[int]]]:
     """The least, the usual and the largest shape of each input, for which TensorRT builds its engines."""
     found = {}
-    for name, (shape, _) in inputs.items():
+    for name, each in inputs.items():
+        if isinstance(each, int):  # which the program was made for
+            continue
+        shape = each[0]
         side = (sizes.multiple, max(sizes.multiple, sizes.side // 2 // sizes.multiple * sizes.multiple), sizes.side)
         length = (1, max(1, sizes.length // 2), sizes.length)
         free = iter([(1, max(1, sizes.batch // 2), sizes.batch), *([side, side] if len(shape) == 4 else [length])])
-        axes = [next(free) if size is None else (size, size, size) for size in shape]
+        axes = [
+            next(free) if size is None else tuple(size if size > 0 else extent // -size for extent in side)
+            for size in shape
+        ]
         least, usual, most = (list(column) for column in zip(*axes))
         found[name] = (least, usual, most)
     return found
@@ -79,13 +85,12 @@ def with_tensorrt(program: Path, inputs: Inputs, sizes: Sizes, precision: str, f
     """
     from paddle import tensorrt  # of paddlepaddle-gpu 3 alone
 
-    ranges = shapes(inputs, sizes)
     described = [
         tensorrt.Input(
-            min_input_shape=ranges[name][0], optim_input_shape=ranges[name][1], max_input_shape=ranges[name][2],
-            input_data_type=dtype, name=name,
+            min_input_shape=least, optim_input_shape=usual, max_input_shape=most,
+            input_data_type=inputs[name][1], name=name,
         )
-        for name, (_, dtype) in inputs.items()
+        for name, (least, usual, most) in shapes(inputs, sizes).items()
     ]  # fmt: skip
     target = folder / program.stem
     mode = getattr(tensorrt.PrecisionMode, precision.upper())

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import json
+import logging
+import math
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +18,12 @@ from typing import Any, Dict, List, Optional
 import paddle
 from paddle import nn
 
-from model_zoo import settings
+from model_zoo import digests, settings
 from ppdiffusers.config import ConfigError, read_json, replacing, write_json
 from ppdiffusers.models.model import Model
 from ppdiffusers.version import __version__
+
+logger = logging.getLogger("ppdiffusers")
 
 STRUCTURE = ".json"  # ending by which Paddle Inference knows the programs of paddle 3
 CACHE_FOLDER = ".programs"  # in the model cache, where no model's name begins with a dot
@@ -65,19 +72,30 @@ def cached_program(model: Model, method: str, inputs: Inputs) -> Program:
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=list).encode()).hexdigest()[:32]
     file = settings.home() / CACHE_FOLDER / f"{digest}{STRUCTURE}"
-    names = file.with_suffix(".parameters.json")
-    if file.is_file() and names.is_file():
-        try:
-            return Program(file, read_json(names))
-        except ConfigError:
-            pass  # damaged: traced again
-    return trace(model, method, inputs, file)
+    try:
+        kept = read_json(file.with_suffix(".parameters.json"))
+        if kept["sha256"] == digests.of_file(file, ["sha256"])["sha256"]:
+            return Program(file, kept["parameters"])
+    except (ConfigError, KeyError, OSError):
+        pass  # missing or damaged: traced again
+    try:
+        return trace(model, method, inputs, file)
+    except OSError as error:
+        logger.warning("%s cannot keep programs (%s); they are made anew in every process", file.parent, error)
+        return trace(model, method, inputs, Path(_scratch().name) / file.name)
+
+
+@functools.cache
+def _scratch() -> Any:
+    """A folder that goes when this process ends."""
+    return tempfile.TemporaryDirectory(prefix="ppdiffusers-")
 
 
 def trace(model: Model, method: str, inputs: Inputs, file: Path) -> Program:
-    """Write the program of `model.method` to `file`, and beside it the names of its weights.
+    """Write the program of `model.method` to `file`, and beside it its digest and the names of its weights.
 
     Raises:
+        OSError: they cannot be written, or not whole.
         UnsupportedPaddle: paddle before 3.0 writes other programs.
     """
     if not hasattr(paddle, "pir_utils"):
@@ -99,7 +117,12 @@ def trace(model: Model, method: str, inputs: Inputs, file: Path) -> Program:
     parameters = {name: known[name] for name in read}
     with replacing(file) as part:
         paddle.base.core.serialize_pir_program(program, str(part), True, False, True)
-    write_json(file.with_suffix(".parameters.json"), parameters)
+        try:
+            json.loads(part.read_bytes())
+        except ValueError:
+            raise _no_room(file) from None
+        sha256 = digests.of_file(part, ["sha256"])["sha256"]
+    write_json(file.with_suffix(".parameters.json"), {"sha256": sha256, "parameters": parameters})
     return Program(file, parameters)
 
 
@@ -119,3 +142,10 @@ def save_parameters(model: Model, program: Program, file: Path) -> None:
     tensors = [state[program.parameters[name]].astype("float32").get_tensor() for name in names]
     with replacing(file) as part:
         paddle.base.core.save_combine_func(tensors, names, str(part), True, False, False)
+        if part.stat().st_size < 4 * sum(math.prod(tensor.shape()) for tensor in tensors):
+            raise _no_room(file)
+
+
+def _no_room(file: Path) -> OSError:
+    """Paddle does not tell that a disk is full."""
+    return OSError(errno.ENOSPC, "could not be written whole", str(file))

@@ -7,7 +7,7 @@ import json
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 from ppdiffusers.config import ConfigError, read_json, write_json
 from ppdiffusers.inference.programs import Program
@@ -19,12 +19,12 @@ class Verdicts:
     They hold for the weights, the versions of the engines and the features of the CPU that they were found with.
 
     Args:
-        source: folder of the weights and their type, as of `Model._source`.
+        weights: what `weight_files` says of them.
     """
 
-    def __init__(self, program: Program, source: Optional[Tuple[Path, str]]):
+    def __init__(self, program: Program, weights: Optional[List[Any]]):
         self._file = program.file.with_suffix(".verdicts.json")
-        self._circumstances = None if source is None else _digest([_weights(*source), _versions(), _cpu()])
+        self._circumstances = None if weights is None else _digest([weights, _versions(), _cpu()])
 
     def __contains__(self, setup: Any) -> bool:
         return self._circumstances is not None and str(setup) in self._read().get(self._circumstances, [])
@@ -50,14 +50,18 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
 
 
-def _weights(folder: Path, dtype: str) -> List[Any]:
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    return [str(folder), dtype, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+def weight_files(folder: Path, dtype: str) -> Optional[List[Any]]:
+    """What tells the files of a `Model._source` from those of another time; None where they are gone."""
+    try:
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        return [str(folder), dtype, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+    except OSError:
+        return None
 
 
 def _versions() -> List[str]:
     found = []
-    for name in ("paddlepaddle", "paddlepaddle-gpu", "openvino"):
+    for name in ("paddlepaddle", "paddlepaddle-gpu"):
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Set, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Type, TypeVar, Union
 
 import numpy as np
 import paddle
@@ -41,6 +41,19 @@ def dtype_name(dtype: Any) -> str:
     return name
 
 
+def _of_layers(name: str) -> Any:
+    """The method of `nn.Layer`, which is for all layers: those that compiled programs stand for are brought back."""
+    method = getattr(nn.Layer, name, None)  # paddle 2.6 lacks some
+
+    def run(self: Model, *args: Any, **kwargs: Any) -> Any:
+        self._use_layers()
+        if method is None:
+            raise AttributeError(f"the layers of paddle {paddle.__version__} have no {name}()")
+        return method(self, *args, **kwargs)
+
+    return run
+
+
 class Model(nn.Layer, Configurable):
     """A Paddle layer that is described by a config and loads and saves itself."""
 
@@ -51,12 +64,12 @@ class Model(nn.Layer, Configurable):
     # Keys of published configs of which only this one value is supported; they are `_legacy_config_keys` too.
     _fixed_config_keys: ClassVar[Dict[str, Any]] = {}
 
-    # Folder whose weights it has, and their type in memory; None of a model that was built or trained here.
+    # Folder whose weights it was given, and their type in memory; None of a model that was built here.
     _source: Optional[Tuple[Path, str]] = None
     # Brings back the layers that compiled programs stand for; None where nothing is compiled.
     _restore: Optional[Callable[[], None]] = None
     # Chooses engine and precision of the programs of an exported folder; None of a model that has layers.
-    _exported: Optional[Callable[[str, str], None]] = None
+    _exported: Optional[Callable[..., None]] = None
 
     @classmethod
     def from_config(cls: Type[Self], config: Union[Mapping[str, Any], PathLike], **overrides: Any) -> Self:
@@ -82,30 +95,39 @@ class Model(nn.Layer, Configurable):
         """The methods that can be compiled, and their inputs: name to shape and type, None for a size that varies."""
         return {}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        self._use_layers()
-        return super().state_dict(*args, **kwargs)
+    state_dict, set_state_dict, parameters = map(_of_layers, ("state_dict", "set_state_dict", "parameters"))
+    set_dict = load_dict = set_state_dict  # paddle's older names
+    to, astype, half, float16, bfloat16 = map(_of_layers, ("to", "astype", "half", "float16", "bfloat16"))
+    float, train = map(_of_layers, ("float", "train"))
 
-    def set_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        self._use_layers()
-        self._source = None
-        return super().set_state_dict(*args, **kwargs)
-
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        self._use_layers()
-        return super().to(*args, **kwargs)
-
-    def train(self) -> Any:
-        self._use_layers()
-        self._source = None  # the weights are about to change
-        return super().train()
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self._use_layers()  # copies and pickles are of layers: programs are of this process
+        return super().__reduce_ex__(protocol)
 
     def _use_layers(self) -> None:
         if self._restore is not None:
             self._restore()
 
     def num_parameters(self) -> int:
-        return sum(int(np.prod(parameter.shape)) for parameter in self.parameters())
+        """Of an exported model those that no program holds."""
+        own = nn.Layer.parameters(self) if self._exported is not None else self.parameters()
+        return sum(int(np.prod(parameter.shape)) for parameter in own)
+
+    def _files_hold_weights(self) -> bool:
+        """Whether the files that it came from would give every weight that it has now, bit for bit."""
+        if self._source is None:
+            return False
+        folder, dtype = self._source
+        try:
+            with open_checkpoint(find_weights(folder, self._weight_files)) as checkpoint:
+                held = _weights_in(checkpoint, self)
+                for name, value in nn.Layer.state_dict(self).items():
+                    if name not in held or not _identical(value.numpy(), _read(checkpoint, held[name], dtype)):
+                        return False
+                    checkpoint.release(held[name].key)
+                return True
+        except (OSError, CheckpointError):
+            return False
 
     @classmethod
     def from_pretrained(
@@ -141,7 +163,7 @@ class Model(nn.Layer, Configurable):
         with open_checkpoint(weights) as checkpoint:
             load_checkpoint(model, checkpoint, dtype)
         model.eval()
-        model._source = (folder, dtype)
+        model._source = (folder.absolute(), dtype)
         return model
 
     def save_pretrained(self, folder: PathLike, safe_serialization: bool = True, paddle_dtype: Any = None) -> None:
@@ -195,16 +217,16 @@ def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str) -> None:
         CheckpointError: names every missing, unexpected and mis-shaped key.
     """
     parameters = dict(model.state_dict())
-    transposed = linear_weights(model) if checkpoint.layout == "torch" else set()
-    sources = {current_name(key): key for key in checkpoint.keys() if not key.startswith(model._unused_weights)}
+    sources = _weights_in(checkpoint, model)
     missing = [name for name in parameters if name not in sources]
-    unexpected = [key for name, key in sources.items() if name not in parameters]
+    unexpected = [source.key for name, source in sources.items() if name not in parameters]
     misshaped = []
     for name, parameter in parameters.items():
         if name in sources:
-            shape, wanted = tuple(checkpoint.shape(sources[name])), tuple(parameter.shape)
-            if (shape[::-1] if name in transposed else shape) != wanted:
-                misshaped.append(f"{sources[name]} is {list(shape)}, the config wants {list(wanted)}")
+            key, transposed = sources[name]
+            shape, wanted = tuple(checkpoint.shape(key)), tuple(parameter.shape)
+            if (shape[::-1] if transposed else shape) != wanted:
+                misshaped.append(f"{key} is {list(shape)}, the config wants {list(wanted)}")
     if missing or unexpected or misshaped:
         problems = [
             f"{kind}: {', '.join(names)}"
@@ -217,10 +239,31 @@ def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str) -> None:
         )
     place = current_place()
     for name, parameter in parameters.items():
-        array = checkpoint.read(sources[name])
-        array = array.T if name in transposed else array
-        parameter.get_tensor().set(to_dtype(np.ascontiguousarray(array), dtype), place)
-        checkpoint.release(sources[name])
+        parameter.get_tensor().set(_read(checkpoint, sources[name], dtype), place)
+        checkpoint.release(sources[name].key)
+
+
+class _Weight(NamedTuple):
+    """Of a checkpoint."""
+
+    key: str
+    transposed: bool
+
+
+def _weights_in(checkpoint: Checkpoint, model: Model) -> Dict[str, _Weight]:
+    """What a checkpoint holds for a model, by the model's names."""
+    transposed = linear_weights(model) if checkpoint.layout == "torch" else set()
+    keys = {current_name(key): key for key in checkpoint.keys() if not key.startswith(model._unused_weights)}
+    return {name: _Weight(key, name in transposed) for name, key in keys.items()}
+
+
+def _read(checkpoint: Checkpoint, weight: _Weight, dtype: str) -> np.ndarray:
+    array = checkpoint.read(weight.key)
+    return to_dtype(np.ascontiguousarray(array.T if weight.transposed else array), dtype)
+
+
+def _identical(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a, b)
 
 
 def linear_weights(model: nn.Layer) -> Set[str]:

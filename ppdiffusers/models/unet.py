@@ -36,6 +36,10 @@ class DeepCache:
     step: int = 0
     deep: Optional[paddle.Tensor] = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.interval, int) or self.interval < 1:
+            raise ValueError(f"the interval {self.interval!r} is not possible; give a positive int, 1 for no reuse")
+
 
 class UNet(Model):
     """Base of the U-Nets. Their configs have `class_embed_type`, `num_class_embeds`, `block_out_channels` and

@@ -50,7 +50,7 @@ class DiffusionPipeline:
                 raise TypeError(f"{type(self).__name__} needs a {names} as {name}, not a {type(component).__name__}")
             setattr(self, name, component)
         self._progress_bar_config: Dict[str, Any] = {}
-        self._engine, self._precision = "auto", "auto"
+        self._engine: Tuple[Any, ...] = ("auto",)  # arguments of `compile`
         self._deep_cache: Optional[Tuple[int, int]] = None  # interval and branch
         self._qualities: Optional[Dict[str, Quality]] = None  # that the model recommends
         self._replaced: Tuple[Any, Any] = None, None  # the scheduler of `set_quality`, and the one that it is made from
@@ -87,7 +87,7 @@ class DiffusionPipeline:
                 the name of a model that `model_zoo` knows (which is downloaded first where it is not cached).
             paddle_dtype: type of the models' parameters in memory; float32 when not given.
             engine: "auto" compiles the models on a CPU, at the first call whose work is worth it; "eager" never does;
-                "inference" and "openvino" are as of `compile`, at once.
+                "onednn" and "inference" are as of `compile`, at once.
             precision: of compiled models, as of `compile`.
             options: components and values that replace the folder's (`scheduler=...`), and `cache_dir`,
                 `endpoint`, `local_files_only`, `progress` of `model_zoo.download`.
@@ -97,8 +97,11 @@ class DiffusionPipeline:
             ExportError (a ValueError): a damaged exported folder, one of another paddle, or engine "eager" for one.
             model_zoo.ModelZooError: an unknown name, or a download that failed.
         """
+        from ppdiffusers.inference.engines import setups
         from ppdiffusers.inference.exported import Exported, is_exported
 
+        if engine != "eager":
+            setups(engine, precision)  # raises before anything is read
         folder = model_folder(name_or_path, options)
         index = read_json(folder / INDEX_FILE)
         pipeline_class = cls._class_for(index, folder)
@@ -125,7 +128,7 @@ class DiffusionPipeline:
         pipeline = pipeline_class(**components)
         pipeline._qualities = read_qualities(index.get(INDEX_KEY), folder / INDEX_FILE)
         if engine in ("auto", "eager"):
-            pipeline._engine, pipeline._precision = engine, precision
+            pipeline._engine = engine, precision
             return pipeline
         return pipeline.compile(engine, precision)
 
@@ -206,8 +209,10 @@ class DiffusionPipeline:
     ) -> Self:
         """Run the models as compiled programs, which are made when they are first needed; see `compile_model`.
 
+        A model that went back to its layers since, to be saved for one, is compiled again by the next call.
+
         Args:
-            engine: "auto" (OpenVINO if it is installed, else Paddle Inference), "inference", "openvino"; "eager" undoes
+            engine: "auto" (oneDNN's kernels, else Paddle Inference), "onednn", "inference"; "eager" undoes
                 everything, and keeps the pipeline from compiling by itself.
             precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16".
             device, tensorrt: as of `compile_model`.
@@ -223,20 +228,24 @@ class DiffusionPipeline:
         for component in self.components.values():
             if isinstance(component, Model):
                 compile_model(component, engine, precision, device, tensorrt)
-        self._engine, self._precision = engine, precision
+        self._engine = engine, precision, device, tensorrt
         return self
 
-    def _compile_if_worth_it(self, shape: Sequence[int], steps: int) -> None:
-        """Compile U-Net and decoder before a call whose steps would take the layers long, on a CPU."""
+    def _compile_again(self, shape: Sequence[int], steps: int) -> None:
+        """Before a call, compile U-Net and decoder where `compile` asked for it, or where the steps would take the
+        layers long on a CPU. Not those that are being trained."""
         from ppdiffusers.inference import compile_model, worth_compiling
 
-        parts = self.components
-        models = [model for model in (parts["unet"], parts["vqvae"]) if model._restore is None]
-        if self._engine != "auto" or not models or not worth_compiling(parts["unet"], shape, steps):
+        unet = self.components["unet"]
+        models = [model for model in (unet, self.components["vqvae"]) if model._restore is None and not model.training]
+        if self._engine[0] == "eager" or not models:
             return
-        logger.warning("compiling the models for this CPU, which takes seconds; engine='eager' runs them as they are")
+        if self._engine[0] == "auto":
+            if not worth_compiling(unet, shape, steps):
+                return
+            logger.warning("compiling the models for this CPU takes seconds; engine='eager' runs them as they are")
         for model in models:
-            compile_model(model, "auto", self._precision)
+            compile_model(model, *self._engine)
 
     def set_quality(self, quality: str) -> int:
         """Choose scheduler, spacing and reuse of deep features, as the model recommends or else as usual.
@@ -276,10 +285,15 @@ class DiffusionPipeline:
                 and fastest, higher ones cost more and lose less.
 
         Raises:
-            ValueError: an interval below 1, or a branch that the U-Net does not have.
+            ValueError: an interval below 1, a branch that the U-Net does not have, or a U-Net of an exported folder.
         """
         check_count("cache_interval", cache_interval)
-        self.components["unet"].check_branch(cache_branch_id)
+        unet = self.components["unet"]
+        unet.check_branch(cache_branch_id)
+        if cache_interval > 1 and unet._exported is not None:
+            raise ValueError(
+                f"cache_interval {cache_interval}: an exported U-Net runs whole; load the pipeline that was exported"
+            )
         self._deep_cache = cache_interval, cache_branch_id
 
     def disable_deep_cache(self) -> None:
@@ -321,7 +335,7 @@ class DiffusionPipeline:
         arguments = self._step_arguments(eta, stream)
         use_threads()
         interval, branch = self._deep_cache or (1, 0)
-        self._compile_if_worth_it(noise.shape, -(-num_inference_steps // interval))
+        self._compile_again(noise.shape, -(-num_inference_steps // interval))
         options = {} if interval == 1 else {"deep_cache": DeepCache(interval, branch)}  # lives as long as this loop
         latents = noise * scheduler.init_noise_sigma
         for index, timestep in enumerate(scheduler.timesteps.tolist()):

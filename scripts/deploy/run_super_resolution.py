@@ -15,6 +15,7 @@ import math
 import os
 import secrets
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -36,11 +37,14 @@ class RunError(Exception):
 
 def read_json(file: Path) -> Dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{file} does not exist; give the folder of an exported pipeline") from None
     except ValueError as error:
         raise RunError(f"{file} is no JSON ({error}); copy the folder again") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{file} holds a JSON {type(value).__name__}, not an object; copy the folder again")
+    return value
 
 
 def read_manifest(folder: Path, verify: bool = False) -> Dict[str, Any]:
@@ -309,6 +313,8 @@ class SuperResolution:
             self._open(folder, read_manifest(folder, verify), precision, threads or cpus())
         except KeyError as error:
             raise RunError(f"{folder} lacks {error} in a manifest, config or weights; export it again") from None
+        except (AttributeError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise RunError(f"{folder} holds a damaged file ({type(error).__name__}: {error}); copy it again") from None
 
     def _open(self, folder: Path, manifest: Dict[str, Any], precision: Optional[str], threads: int) -> None:
         self._scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
@@ -349,6 +355,8 @@ class SuperResolution:
         scheduler, normals = DDIM(self._scheduler, steps), Normals(seed)
         shape = (1, self._codes.shape[1], *condition.shape[2:])
         latents = normals(shape) if noise is None else np.asarray(noise, np.float32)
+        if not np.isfinite(latents).all():
+            raise RunError("the noise holds NaN or infinite values; give finite ones")
         if latents.shape != shape:
             raise RunError(f"the noise has the shape {list(latents.shape)}, and this picture needs {list(shape)}")
         for timestep, alpha, following in scheduler.steps:
@@ -376,6 +384,14 @@ def read_picture(file: Path) -> Tuple[np.ndarray, bool]:
     if image.mode not in ("1", "L", "P", "RGB") or "transparency" in image.info:
         raise RunError(f"{file} is transparent or not 8-bit RGB or grey (mode {image.mode}); convert it to RGB first")
     return np.asarray(image.convert("RGB"), np.float32) / 255, image.mode in ("1", "L")
+
+
+def check_output(file: Path) -> None:
+    """Before the work: raises RunError where `write_picture` could not."""
+    if Image.registered_extensions().get(file.suffix.lower()) not in Image.SAVE:
+        raise RunError(f"{file} is no file name of a picture format; end it in .png")
+    if not file.absolute().parent.is_dir():
+        raise RunError(f"{file.parent} is no folder; make it, or name another file")
 
 
 def write_picture(pixels: np.ndarray, grey: bool, file: Path) -> None:
@@ -406,6 +422,9 @@ def main() -> int:
     args = parser.parse_args()
     seed = secrets.randbits(32) if args.seed is None else args.seed
     try:
+        if args.threads is not None and args.threads < 1:
+            raise RunError(f"{args.threads} threads are not possible; give 1 or more")
+        check_output(args.output)
         picture, grey = read_picture(args.input)
         noise = None if args.noise is None else np.load(args.noise, allow_pickle=False)
         run = SuperResolution(args.folder, args.precision, args.threads, args.verify)

@@ -1,5 +1,6 @@
 """Exported folders for tests: what is in them, and how they break."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -25,6 +26,14 @@ def flip(file):
     data = bytearray(file.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 64] = b"\x41" * 64
     file.write_bytes(data)
+
+
+def rewrite(folder, name, data):
+    """Other bytes, of which the manifest knows the size."""
+    (folder / name).write_bytes(data)
+    files = manifest(folder)["files"]
+    files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    change(folder, files=files)
 
 
 def newer_format(folder):

@@ -21,7 +21,6 @@ from ppdiffusers.inference.engines import (
     PaddleInferenceEngine,
     Setup,
     has_bfloat16,
-    has_openvino,
     relative_error,
     setups,
 )
@@ -31,8 +30,7 @@ from ppdiffusers.models.model import Model
 EMBEDDED = "ppdiffusers/ldm-super-resolution-4x-tiny"
 
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
-needs_openvino = pytest.mark.skipif(not has_openvino(), reason="openvino is not installed")
-ENGINES = ["inference", pytest.param("openvino", marks=needs_openvino)]
+ENGINES = ["onednn", "inference"]
 
 TWO = {"block_out_channels": (32, 64), "layers_per_block": 1}
 CODER = {
@@ -328,7 +326,7 @@ def test_weights_of_a_program_go_to_one_file(tmp_path):
     [
         (("inference", "fp16", "gpu"), "built without CUDA; install paddlepaddle-gpu"),
         (("inference", "auto", "gpu:1", True), "built without CUDA; install paddlepaddle-gpu"),
-        (("openvino", "fp32", "gpu"), "does not run on a GPU; use 'inference'"),
+        (("onednn", "fp32", "gpu"), "does not run on a GPU; use 'inference'"),
         (("inference", "int8", "gpu"), "'int8' is unknown on a GPU"),
         (("inference", "fp32", "tpu"), "device 'tpu' is unknown"),
         (("inference", "fp32", "cpu", True), "give device='gpu' too"),

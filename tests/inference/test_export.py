@@ -26,12 +26,11 @@ from ppdiffusers import (
 from ppdiffusers.cli.main import main
 from ppdiffusers.inference import exported as exported_module
 from ppdiffusers.inference import gpu
-from ppdiffusers.inference.engines import has_bfloat16, has_openvino
+from ppdiffusers.inference.engines import has_bfloat16
 from ppdiffusers.inference.exported import Exported, ExportedPart, ExportError
 
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
-needs_openvino = pytest.mark.skipif(not has_openvino(), reason="openvino is not installed")
-ENGINES = ["inference", pytest.param("openvino", marks=needs_openvino)]
+ENGINES = ["onednn", "inference"]
 
 EMBEDDED = "ppdiffusers/ldm-super-resolution-4x-tiny"
 TEXT = Path(__file__).parents[1] / "pipelines" / "golden_text" / "text"

@@ -110,6 +110,11 @@ def test_the_runners_noise_is_that_of_the_package(runner, shape):
         (folders.no_json, "is no JSON"),
         (lambda folder: change(folder, pipeline="LDMPipeline"), "holds a LDMPipeline"),
         (lambda folder: change(folder, components={}), "lacks 'unet' in a manifest"),
+        (lambda folder: change(folder, components=5), "holds a damaged file"),
+        (lambda folder: change(folder, paddle=3), "holds a damaged file"),
+        (lambda folder: (folder / "deployment.json").write_text("[]"), "holds a JSON list"),
+        (lambda folder: folders.rewrite(folder, "unet/network.npz", b"PK cut"), "holds a damaged file"),
+        (lambda folder: folders.rewrite(folder, "unet/diffusion_paddle_model.safetensors", b"cut"), "a damaged file"),
         (lambda folder: folders.flip(folder / "vqvae" / "to_pixels.pdiparams"), "its sha256 differs"),
         (lambda folder: shutil.rmtree(folder), "does not exist; give the folder"),
     ],
@@ -118,6 +123,26 @@ def test_what_the_runner_refuses(runner, copy, damage, message):
     damage(copy)
     with pytest.raises(runner.RunError, match=message):
         runner.SuperResolution(copy, "fp32", verify=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["out"], "out is no file name of a picture format"),
+        (["no/such/out.png"], "is no folder"),
+        (["out.png", "--threads", "0"], "0 threads are not possible"),
+        (["out.png", "--steps", "0"], "0 steps are not possible"),
+        (["out.png", "--noise", "nan.npy"], "NaN or infinite"),
+    ],
+)
+def test_wrong_arguments_of_the_runner(runner, folder, arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("in.png")
+    np.save("nan.npy", np.full([1, 3, 4, 4], np.nan, np.float32))
+    monkeypatch.setattr(sys, "argv", ["runner", str(folder), "in.png", *arguments])
+    assert runner.main() == 2
+    assert message in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.png", "nan.npy"]
 
 
 def test_the_runner_refuses_another_scheduler_and_transparency(runner, eager, tmp_path, monkeypatch, capsys):

@@ -12,12 +12,13 @@ from ppdiffusers import (
     LDMClassConditionalPipeline,
     LDMSuperResolutionPipeline,
     LDMTextToImagePipeline,
+    PNDMScheduler,
     UNet2DConditionModel,
     UNet2DModel,
     VQModel,
 )
 from ppdiffusers.inference import compile_model
-from ppdiffusers.inference.engines import has_openvino, relative_error
+from ppdiffusers.inference.engines import relative_error
 from ppdiffusers.models.unet import DeepCache
 
 HERE = Path(__file__).parent
@@ -44,7 +45,7 @@ UNETS = {
 BRANCHES = range(6)
 engines = pytest.mark.parametrize(
     "engine",
-    ["inference", pytest.param("openvino", marks=pytest.mark.skipif(not has_openvino(), reason="not installed"))],
+    ["onednn", "inference"],
 )
 needs_programs = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
 
@@ -184,6 +185,27 @@ def test_the_whole_network_runs_at_every_so_many_steps(call, interval, whole, mo
     assert seen == 2 * whole
 
 
+def test_a_scheduler_that_runs_the_network_several_times_a_step(call, monkeypatch):
+    pipeline, arguments, _ = call
+    monkeypatch.setattr(pipeline, "scheduler", PNDMScheduler.from_config(pipeline.scheduler.config))
+    wanted = latents(pipeline, arguments, steps=4)
+    calls = len(pipeline.scheduler.timesteps)
+    assert calls > 4
+    pipeline.enable_deep_cache(calls + 1, 2)  # its only whole run is the first
+    assert not np.array_equal(latents(pipeline, arguments, steps=4), wanted)
+    pipeline.enable_deep_cache(1, 2)
+    np.testing.assert_array_equal(latents(pipeline, arguments, steps=4), wanted)
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("name", UNETS)
+def test_what_programs_are_made_for_is_what_the_layers_hand_on(name, branch):
+    unet, cache = build(name), DeepCache(2, branch)
+    predict(unet, 1, cache)
+    shape, _ = unet._deep_programs(branch)["_shallow"]["deep"]
+    assert cache.deep.shape[1:] == [shape[1], 8 // -shape[2], 12 // -shape[3]]
+
+
 def test_a_picture_is_the_same_alone_and_in_a_batch(call):
     pipeline, alone, two = call
     pipeline.enable_deep_cache(3)
@@ -241,6 +263,12 @@ def test_the_embedded_model_loses_little():
 def test_wrong_settings(pipelines, arguments, message):
     with pytest.raises(ValueError, match=message):
         pipelines["text"].enable_deep_cache(**arguments)
+
+
+@pytest.mark.parametrize("interval", [0, -1, 1.5])
+def test_a_wrong_interval_of_a_cache(interval):
+    with pytest.raises(ValueError, match="is not possible; give a positive int"):
+        DeepCache(interval, 0)
 
 
 def test_another_network_is_checked_when_it_runs():

@@ -1,0 +1,428 @@
+"""What the operators of Paddle's programs are in oneDNN.
+
+One function an operator, named as in the program without its dialect (`pd_op.conv2d` is `conv2d`). Only what the models
+of this package are made of is here; anything else is an `UnsupportedOperator`, and the caller runs the program in
+another engine.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from ppdiffusers.inference.onednn import library
+from ppdiffusers.inference.onednn.library import FP32, SRC, WEIGHTS, Descriptor
+from ppdiffusers.inference.onednn.plan import Tensor
+from ppdiffusers.inference.onednn.values import (
+    AS_IT_IS,
+    NUMPY_TYPES,
+    Doubled,
+    Integers,
+    Padded,
+    Parameter,
+    Scores,
+    UnsupportedOperator,
+    full_shape,
+    shape_of,
+)
+
+if TYPE_CHECKING:
+    from ppdiffusers.inference.onednn.planner import Planner
+
+# Scores of attention that are held at once: 128 MB in float32.
+SCORES_AT_ONCE = 1 << 25
+# A 3x3 kernel over doubled pixels is this 4x4 kernel of a transposed convolution of stride 2, T k T', over the pixels
+# themselves: of each three taps two or one fall on the same pixel. It takes 16 multiplications where there were 36.
+_DOUBLING = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
+_STATISTICS = (library.MEAN, library.VARIANCE)
+
+
+def _parameter(plan: Planner, attrs: Dict[str, Any]) -> Parameter:
+    name = attrs["parameter_name"]
+    return Parameter(name, plan.weights.shape(name))
+
+
+def _data(plan: Planner, attrs: Dict[str, Any]) -> Any:
+    name, kind = attrs["name"], attrs["dtype"].name
+    shape = plan.shapes[name]
+    if kind.startswith("INT"):
+        plan.integers[name] = np.zeros(shape, NUMPY_TYPES[kind])
+        return Integers(plan.integers[name])
+    tensor = plan.steps.allocate(shape, FP32, range(len(shape)))
+    plan.inputs[name] = tensor
+    return tensor if len(shape) < 3 else plan.copy(tensor, plan.dtype)
+
+
+def _embedding(plan: Planner, attrs: Dict[str, Any], ids: Any, table: Parameter) -> Tensor:
+    rows = plan.weights.vector(table)
+    if isinstance(ids, np.ndarray):
+        return plan.tensor(rows[ids], plan.dtype)
+    result = plan.steps.allocate((*ids.shape, rows.shape[1]), FP32, range(len(ids.shape) + 1))
+
+    def take(arena: int) -> None:
+        np.take(rows, ids.array, 0, out=result.array(arena))
+
+    plan.steps.add_host(take, [], result)
+    return plan.tensor(result, plan.dtype)
+
+
+def _fetch(plan: Planner, attrs: Dict[str, Any], x: Any) -> None:
+    source = plan.tensor(x)
+    plan.outputs.append(plan.copy(source, FP32, range(len(source.shape))))
+
+
+def _conv2d(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Parameter) -> Tensor:
+    if attrs["groups"] != 1 or attrs["data_format"] != "NCHW" or attrs["padding_algorithm"] != "EXPLICIT":
+        raise UnsupportedOperator(f"a convolution with {attrs}")
+    padding = list(attrs["paddings"])
+    before, after = (padding, padding) if len(padding) == 2 else (padding[::2], padding[1::2])
+    strides, dilations = list(attrs["strides"]), list(attrs["dilations"])
+    if isinstance(x, Padded):
+        before = [a + b for a, b in zip(before, x.before)]
+        after = [a + b for a, b in zip(after, x.after)]
+        x = x.source
+    if isinstance(x, Doubled) and (weight.shape[2:], before, after, strides) == ((3, 3), [1, 1], [1, 1], [1, 1]):
+        made = _doubling_convolution(plan, x.source, weight)
+        if made is not None:
+            return made
+    source = plan.laid_out(x)
+    sizes = [
+        (source.shape[axis + 2] + before[axis] + after[axis] - dilations[axis] * (weight.shape[axis + 2] - 1) - 1)
+        // strides[axis]
+        + 1
+        for axis in range(2)
+    ]
+    result = plan.steps.allocate((source.shape[0], weight.shape[0], *sizes), plan.dtype)
+    geometry = library.Geometry(strides, before, after, dilations)
+    kernel = functools.partial(library.convolution, geometry)
+    return plan.weighted(weight.name, AS_IT_IS, np.asarray, weight.shape, plan.dtype, kernel, source, result)
+
+
+def _doubling_convolution(plan: Planner, x: Tensor, weight: Parameter) -> Optional[Tensor]:
+    source = plan.laid_out(x)
+    batch, _, height, width = source.shape
+    result = plan.steps.allocate((batch, weight.shape[0], 2 * height, 2 * width), plan.dtype)
+    kernel = functools.partial(library.convolution, library.Geometry([2, 2], [1, 1], [1, 1], [1, 1], transposed=True))
+    shape = (*weight.shape[:2], 4, 4)
+    if kernel(source.descriptor, Descriptor(shape, plan.dtype), result.descriptor, ()).slow:
+        return None
+    return plan.weighted(weight.name, "doubling", _for_doubling, shape, plan.dtype, kernel, source, result)
+
+
+def _for_doubling(array: np.ndarray) -> np.ndarray:
+    return _DOUBLING @ array @ _DOUBLING.T
+
+
+def _group_norm(plan: Planner, attrs: Dict[str, Any], x: Any, scale: Parameter, shift: Parameter) -> Tensor:
+    """Statistics of every channel by a batch norm of each picture, those of the groups from them, then a * x + b.
+
+    oneDNN's own group norm reads a channels-last map once a group, which is ten times as slow on large maps.
+    """
+    if attrs["data_format"] != "NCHW":
+        raise UnsupportedOperator(f"a group norm with {attrs}")
+    source = plan.laid_out(x)
+    batch, channels = source.shape[:2]
+    groups, epsilon = attrs["groups"], attrs["epsilon"]
+    gamma, beta = plan.weights.vector(scale), plan.weights.vector(shift)
+    mean, variance, a, b = (np.zeros((batch, channels), np.float32) for _ in range(4))
+    result = plan.like(source)
+    for i in range(batch):
+        one, room = source.part(0, i, i + 1), result.part(0, i, i + 1)
+        kernel = library.batch_statistics(one.descriptor, room.descriptor)
+        statistics = [(kind, plan.steps.constant(array[i])) for kind, array in zip(_STATISTICS, (mean, variance))]
+        plan.steps.add_kernel(kernel, [(SRC, one), *statistics], room)
+
+    def of_groups(arena: int) -> None:
+        means = mean.reshape(batch, groups, -1)
+        middle = means.mean(-1, keepdims=True)
+        spread = (variance.reshape(means.shape) + (means - middle) ** 2).mean(-1, keepdims=True)
+        factor = np.broadcast_to(1 / np.sqrt(spread + epsilon), means.shape).reshape(batch, channels)
+        np.multiply(gamma, factor, out=a)
+        np.subtract(beta, np.broadcast_to(middle, means.shape).reshape(batch, channels) * a, out=b)
+
+    plan.steps.add_host(of_groups, [source], result)
+    factor, offset = (plan.steps.constant(array.reshape(batch, channels, 1, 1)) for array in (a, b))
+    return plan.binary(library.MUL, source, factor, result, plus=offset)
+
+
+def _layer_norm(plan: Planner, attrs: Dict[str, Any], x: Any, scale: Parameter, shift: Parameter) -> Tensor:
+    source = plan.tensor(x)
+    if attrs["begin_norm_axis"] != len(source.shape) - 1:
+        raise UnsupportedOperator(f"a layer norm with {attrs}")
+    if source.strides[-1] != 1 or not source.dense:
+        source = plan.copy(source, None, range(len(source.shape)))
+    result = plan.like(source)
+    vectors = [(kind, plan.tensor(each)) for kind, each in ((library.SCALE, scale), (library.SHIFT, shift))]
+    kernel = library.layer_norm(source.descriptor, result.descriptor, attrs["epsilon"])
+    return plan.steps.add_kernel(kernel, [(SRC, source), *vectors], result)
+
+
+def _matmul(plan: Planner, attrs: Dict[str, Any], x: Any, y: Any) -> Tensor:
+    if isinstance(x, Scores):
+        return _attention(plan, attrs, x, plan.tensor(y))
+    if isinstance(y, Parameter):
+        return _linear_layer(plan, attrs, x, y)
+    x, y = plan.tensor(x), plan.tensor(y)
+    if attrs["transpose_x"]:
+        x = x.permuted([*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2])
+    if attrs["transpose_y"]:
+        y = y.permuted([*range(len(y.shape) - 2), len(y.shape) - 1, len(y.shape) - 2])
+    lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    result = plan.steps.allocate((*lead, x.shape[-2], y.shape[-1]), x.dtype, range(len(lead) + 2))
+    return _product(plan, x, y, result)
+
+
+def _product(plan: Planner, x: Tensor, y: Tensor, result: Tensor) -> Tensor:
+    a, b, c = x.descriptor, y.descriptor, result.descriptor
+    return plan.steps.add(lambda post: library.matmul(a, b, c, post), [(SRC, x), (WEIGHTS, y)], result)
+
+
+def _linear_layer(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Parameter) -> Tensor:
+    if attrs["transpose_x"] or len(weight.shape) != 2:
+        raise UnsupportedOperator(f"a product with weights of the shape {list(weight.shape)} and {attrs}")
+    inner, outer = reversed(weight.shape) if attrs["transpose_y"] else weight.shape
+    source = plan.tensor(x)
+    # Vectors, as the embedding of the time step, stay in float32: they are little work and reach everything.
+    dtype = FP32 if len(source.shape) < 3 else plan.dtype
+    source = plan.tensor(source, dtype)
+    rows = source.reshaped((prod(source.shape[:-1]), inner))
+    if rows is None or rows.strides[-1] != 1:
+        copied = plan.copy(source, dtype, range(len(source.shape)))
+        rows = copied.reshaped((prod(source.shape[:-1]), inner))
+    assert rows is not None
+    result = plan.steps.allocate((rows.shape[0], outer), dtype)
+    form, turn = ("transposed", np.transpose) if attrs["transpose_y"] else (AS_IT_IS, np.asarray)
+    made = plan.weighted(weight.name, form, turn, (inner, outer), dtype, library.matmul, rows, result)
+    reshaped = made.reshaped((*source.shape[:-1], outer))
+    assert reshaped is not None
+    return reshaped
+
+
+def scores(plan: Planner, attrs: Dict[str, Any], query: Any, key: Any) -> Scores:
+    if attrs["transpose_x"]:
+        raise UnsupportedOperator("attention of transposed queries")
+    return Scores(plan.tensor(query), plan.tensor(key), attrs["transpose_y"])
+
+
+def _attention(plan: Planner, attrs: Dict[str, Any], scores: Scores, value: Tensor) -> Tensor:
+    """In blocks of heads or of queries, so that the scores fit; a result lies as its values do, heads side by side."""
+    query, key = scores.query, scores.key
+    rank = len(query.shape)
+    if attrs["transpose_x"] or attrs["transpose_y"] or not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
+        raise UnsupportedOperator("attention of other shapes than [..., T, d], [..., S, d] and [..., S, e]")
+    if scores.transposed:
+        key = key.permuted([*range(rank - 2), rank - 1, rank - 2])
+    lead, rows, columns = query.shape[:-2], query.shape[-2], key.shape[-1]
+    order = sorted(range(rank), key=lambda axis: -value.strides[axis])
+    result = plan.steps.allocate((*lead, rows, value.shape[-1]), value.dtype, order)
+    at_once = max(1, min(rows, SCORES_AT_ONCE // columns))
+    together = prod(lead) * rows * columns <= SCORES_AT_ONCE
+    heads = [()] if together else list(np.ndindex(*lead))
+    shape = (*(lead if together else (1,) * len(lead)), at_once if not together else rows, columns)
+    room = plan.steps.allocate(shape, FP32, range(rank))
+    weights = room if plan.dtype == FP32 else plan.steps.allocate(shape, plan.dtype, range(rank))
+    for head in heads:
+        q, k, v, to = (_head(each, head) for each in (query, key, value, result))
+        for start in range(0, rows, shape[-2]):
+            stop = min(rows, start + shape[-2])
+            block = room.part(rank - 2, 0, stop - start)
+            shares = weights.part(rank - 2, 0, stop - start)
+            _product(plan, q.part(rank - 2, start, stop), k, block)
+            kernel = library.softmax(block.descriptor, shares.descriptor, rank - 1)
+            plan.steps.add_kernel(kernel, [(SRC, block)], shares)
+            _product(plan, shares, v, to.part(rank - 2, start, stop))
+    return replace(result, step=None)
+
+
+def _head(tensor: Tensor, index: Tuple[int, ...]) -> Tensor:
+    for axis, number in enumerate(index):
+        tensor = tensor.part(axis, number, number + 1)
+    return tensor
+
+
+def _softmax(plan: Planner, attrs: Dict[str, Any], x: Any) -> Any:
+    if isinstance(x, Scores):
+        if attrs["axis"] not in (-1, len(x.query.shape) - 1):
+            raise UnsupportedOperator(f"attention with a softmax over axis {attrs['axis']}")
+        return x
+    source = plan.dense(x)
+    result = plan.like(source)
+    kernel = library.softmax(source.descriptor, result.descriptor, attrs["axis"] % len(source.shape))
+    return plan.steps.add_kernel(kernel, [(SRC, source)], result)
+
+
+def _pool2d(plan: Planner, attrs: Dict[str, Any], x: Any, kernel: np.ndarray) -> Tensor:
+    if attrs["pooling_type"] != "avg" or any(attrs["paddings"]) or attrs["ceil_mode"] or attrs["global_pooling"]:
+        raise UnsupportedOperator(f"a pooling with {attrs}")
+    source = plan.laid_out(x)
+    size, strides = [int(n) for n in kernel], list(attrs["strides"])
+    sizes = [(n - k) // stride + 1 for n, k, stride in zip(source.shape[2:], size, strides)]
+    result = plan.steps.allocate((*source.shape[:2], *sizes), source.dtype)
+    pooling = library.average_pooling(source.descriptor, result.descriptor, size, strides)
+    return plan.steps.add_kernel(pooling, [(SRC, source)], result)
+
+
+def _pad3d(plan: Planner, attrs: Dict[str, Any], x: Tensor, paddings: np.ndarray) -> Padded:
+    """`paddings` begin with the last axis: left, right, top, bottom, front, back."""
+    left, right, top, bottom, front, back = (int(n) for n in paddings)
+    if attrs["mode"] != "constant" or attrs["data_format"] != "NCDHW" or attrs["pad_value"] or front or back:
+        raise UnsupportedOperator(f"a padding with {attrs}")
+    return Padded(x, (top, left), (bottom, right))
+
+
+def _concat(plan: Planner, attrs: Dict[str, Any], parts: List[Any], axis: np.ndarray) -> Tensor:
+    tensors = [plan.tensor(part) for part in parts]
+    along = int(axis.reshape(-1)[0]) % len(tensors[0].shape)
+    sizes = [tensor.shape[along] for tensor in tensors]
+    shape = list(tensors[0].shape)
+    shape[along] = sum(sizes)
+    result = plan.steps.allocate(shape, tensors[0].dtype)
+    start = 0
+    for tensor, size in zip(tensors, sizes):
+        plan.copy_into(tensor, result.part(along, start, start + size))
+        start += size
+    return result
+
+
+def _slice(plan: Planner, attrs: Dict[str, Any], x: Any, starts: np.ndarray, ends: np.ndarray) -> Any:
+    tensor = plan.tensor(x)
+    for axis, start, end in zip(attrs["axes"], starts, ends):
+        size = tensor.shape[axis]
+        start, end = (min(size, max(0, int(n) + size if n < 0 else int(n))) for n in (start, end))
+        tensor = tensor.part(axis, start, end)
+    return _without(tensor, attrs["decrease_axis"])
+
+
+def _without(tensor: Tensor, axes: Any) -> Tensor:
+    gone = {axis % len(tensor.shape) for axis in axes}
+    kept = [axis for axis in range(len(tensor.shape)) if axis not in gone]
+    return tensor.view([tensor.shape[i] for i in kept], [tensor.strides[i] for i in kept]) if gone else tensor
+
+
+def _split_with_num(plan: Planner, attrs: Dict[str, Any], x: Any, axis: np.ndarray) -> List[Tensor]:
+    tensor, along = plan.tensor(x), int(axis.reshape(()))
+    size = tensor.shape[along] // attrs["num"]
+    return [tensor.part(along, i * size, (i + 1) * size) for i in range(attrs["num"])]
+
+
+def _reshape(plan: Planner, attrs: Dict[str, Any], x: Any, shape: np.ndarray) -> Any:
+    if isinstance(x, Parameter):
+        return Parameter(x.name, full_shape(x.shape, shape))
+    tensor = plan.tensor(x)
+    wanted = full_shape(tensor.shape, shape)
+    doubled = _doubled_source(tensor, wanted)
+    if doubled is not None:
+        return Doubled(doubled)
+    return tensor.reshaped(wanted) or plan.copy(tensor, None, range(len(tensor.shape))).reshaped(wanted)
+
+
+def _doubled_source(tensor: Tensor, wanted: Tuple[int, ...]) -> Optional[Tensor]:
+    """Of `[B, C, H, 2, W, 2]`, repeated in the axes of 2, on its way to `[B, C, 2H, 2W]`."""
+    if len(tensor.shape) != 6 or len(wanted) != 4 or tensor.strides[3] or tensor.strides[5]:
+        return None
+    batch, channels, height, two, width, too = tensor.shape
+    if (two, too) != (2, 2) or wanted != (batch, channels, 2 * height, 2 * width):
+        return None
+    return tensor.view((batch, channels, height, width), [tensor.strides[i] for i in (0, 1, 2, 4)])
+
+
+def _transpose(plan: Planner, attrs: Dict[str, Any], x: Any) -> Tensor:
+    return plan.tensor(x).permuted(attrs["perm"])
+
+
+def _unsqueeze(plan: Planner, attrs: Dict[str, Any], x: Any, axes: np.ndarray) -> Any:
+    tensor = plan.tensor(x)
+    shape = list(tensor.shape)
+    for axis in axes.reshape(-1):
+        shape.insert(axis % (len(shape) + 1), 1)
+    return tensor.reshaped(shape)
+
+
+def _squeeze(plan: Planner, attrs: Dict[str, Any], x: Any, axes: np.ndarray) -> Any:
+    if isinstance(x, Padded):
+        return Padded(_without(x.source, axes), x.before, x.after)
+    return _without(plan.tensor(x), axes)
+
+
+def _tile(plan: Planner, attrs: Dict[str, Any], x: Any, repeats: np.ndarray) -> Tensor:
+    tensor = plan.tensor(x)
+    shape = [1] * (len(repeats) - len(tensor.shape)) + list(tensor.shape)
+    return _expand(plan, attrs, tensor, np.array([n * int(times) for n, times in zip(shape, repeats)]))
+
+
+def _expand(plan: Planner, attrs: Dict[str, Any], x: Any, wanted: np.ndarray) -> Tensor:
+    tensor = plan.tensor(x)
+    tensor = tensor.reshaped([1] * (len(wanted) - len(tensor.shape)) + list(tensor.shape)) or tensor
+    shape = [n if int(m) == -1 else int(m) for n, m in zip(tensor.shape, wanted)]
+    if any(n not in (1, m) for n, m in zip(tensor.shape, shape)):
+        raise UnsupportedOperator(f"{list(tensor.shape)} is repeated to {shape}")
+    strides = [stride if n == m else 0 for stride, n, m in zip(tensor.strides, tensor.shape, shape)]
+    return replace(tensor, shape=tuple(shape), strides=tuple(strides), step=None)
+
+
+def _scale(plan: Planner, attrs: Dict[str, Any], x: Any, factor: np.ndarray) -> Tensor:
+    alpha, beta = float(factor.reshape(())), float(attrs["bias"])
+    return plan.apply(x, library.LINEAR, alpha, beta if attrs["bias_after_scale"] else alpha * beta)
+
+
+def _gelu(plan: Planner, attrs: Dict[str, Any], x: Any) -> Tensor:
+    return plan.apply(x, library.GELU_TANH if attrs["approximate"] else library.GELU_ERF)
+
+
+def _dropout(plan: Planner, attrs: Dict[str, Any], x: Any, *rest: Any) -> Any:
+    if attrs["mode"] != "upscale_in_train" or not attrs["is_test"]:
+        raise UnsupportedOperator("a dropout of a model in training")
+    return x
+
+
+def _cast(plan: Planner, attrs: Dict[str, Any], x: Any) -> Any:
+    if attrs["dtype"].name != "FLOAT32":  # the only type of tensors that depend on inputs
+        raise UnsupportedOperator(f"a cast to {attrs['dtype'].name}")
+    return x
+
+
+def _binary(algorithm: int) -> Callable[..., Tensor]:
+    return lambda plan, attrs, x, y: plan.combine(algorithm, x, y)
+
+
+OPERATORS: Dict[str, Callable[..., Any]] = {
+    "parameter": _parameter,
+    "data": _data,
+    "fetch": _fetch,
+    "combine": lambda plan, attrs, *parts: list(parts),
+    "split": lambda plan, attrs, parts: tuple(parts),
+    "split_with_num": _split_with_num,
+    "dropout": _dropout,
+    "slice": _slice,
+    "scale": _scale,
+    "conv2d": _conv2d,
+    "group_norm": _group_norm,
+    "layer_norm": _layer_norm,
+    "matmul": _matmul,
+    "gelu": _gelu,
+    "pool2d": _pool2d,
+    "pad3d": _pad3d,
+    "add": _binary(library.ADD),
+    "multiply": _binary(library.MUL),
+    "subtract": _binary(library.SUB),
+    "divide": _binary(library.DIV),
+    "silu": lambda plan, attrs, x: plan.apply(x, library.SWISH),
+    "relu": lambda plan, attrs, x: plan.apply(x, library.RELU),
+    "softmax": _softmax,
+    "shape64": lambda plan, attrs, x: np.array(shape_of(x), np.int64),
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "unsqueeze": _unsqueeze,
+    "squeeze": _squeeze,
+    "tile": _tile,
+    "expand": _expand,
+    "concat": _concat,
+    "embedding": _embedding,
+    "cast": _cast,
+    "assign": lambda plan, attrs, x: x,
+    "share_data": lambda plan, attrs, x: x,
+}

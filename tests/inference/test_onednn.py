@@ -1,0 +1,207 @@
+"""Plans for oneDNN: views, places in memory, attention in blocks, kernels that are fast, and ways out."""
+
+import threading
+
+import numpy as np
+import paddle
+import pytest
+
+from ppdiffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
+from ppdiffusers.inference import compile_model
+from ppdiffusers.inference.engines import OneDNNEngine, Setup, has_bfloat16, relative_error, setups
+from ppdiffusers.inference.onednn import is_there, library, operators
+from ppdiffusers.inference.onednn.plan import Buffer, _place, _reshaped_strides
+from ppdiffusers.inference.programs import cached_program, weights
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(paddle, "pir_utils") or not is_there(), reason="this paddle writes no programs, or carries no oneDNN"
+)
+PRECISIONS = ["fp32", pytest.param("bf16", marks=pytest.mark.skipif(not has_bfloat16(), reason="no bfloat16"))]
+CODER = {
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+}
+BUILD = {
+    "unet": lambda: UNet2DModel(
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+    ),
+    "text": lambda: UNet2DConditionModel(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=4,
+        cross_attention_dim=32,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+    ),
+    "vq": lambda: VQModel(**CODER),
+    "kl": lambda: AutoencoderKL(**CODER),
+}
+METHODS = {"unet": "_network", "text": "_network", "vq": "_to_pixels", "kl": "_to_moments"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODEL_ZOO_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module", params=BUILD)
+def case(request):
+    """A model, the method that is compiled, and its program."""
+    paddle.seed(0)
+    model = BUILD[request.param]()
+    model.eval()
+    method = METHODS[request.param]
+    return model, method, cached_program(model, method, model._programs()[method])
+
+
+def engine(case, precision="fp32"):
+    model, _, program = case
+    state = weights(model)
+    arrays = {name: state[key].numpy() for name, key in program.parameters.items()}
+    return OneDNNEngine(program.load(), arrays, Setup("onednn", precision))
+
+
+def inputs(case, batch=1, side=16, seed=0):
+    draw = np.random.default_rng(seed)
+    model, method, _ = case
+    shapes = {name: shape for name, (shape, _) in model._programs()[method].items()}
+    full = {}
+    for name, shape in shapes.items():
+        free = iter([batch, side, side + 4] if len(shape) == 4 else [batch, 5])
+        full[name] = [next(free) if size is None else size for size in shape]
+    return {name: draw.standard_normal(shape).astype("float32") for name, shape in full.items()}
+
+
+def wanted(case, arrays):
+    model, method, _ = case
+    with paddle.no_grad():
+        return getattr(type(model), method)(model, *map(paddle.to_tensor, arrays.values())).numpy()
+
+
+def test_any_size_and_back_to_one_seen_before(case):
+    """More sizes than plans are kept, with an arena that grows and pictures that come together."""
+    run = engine(case)
+    for batch, side in [(1, 8), (2, 16), (1, 32), (3, 8), (1, 16), (1, 8), (2, 16)]:
+        arrays = inputs(case, batch, side)
+        assert relative_error(wanted(case, arrays), run(arrays))[0] < 1e-5
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 3000])
+def test_attention_in_blocks_of_heads_and_rows(case, at_once, monkeypatch):
+    monkeypatch.setattr(operators, "SCORES_AT_ONCE", at_once)
+    arrays = inputs(case, 2)
+    assert relative_error(wanted(case, arrays), engine(case)(arrays))[0] < 1e-5
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
+def test_bfloat16_is_near_and_needs_half_the_weights(case):
+    arrays = inputs(case, 2)
+    single, half = engine(case), engine(case, "bf16")
+    worst, rms = relative_error(single(arrays), half(arrays))
+    assert 1e-6 < rms < 0.02 and worst < 0.1
+
+    def size(run):
+        return sum(each.buffer.bytes for known in run._weights._prepared.values() for each in known)
+
+    assert size(half) < 0.6 * size(single)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_kernel_is_a_fast_one(case, precision):
+    run = engine(case, precision)
+    run(inputs(case, 2, 32))
+    (plan,) = run._plans.values()
+    slow = [step.kernel.name for step in plan._steps if step.kernel is not None and step.kernel.slow]
+    assert slow == [] and len(plan._steps) > 30
+
+
+def test_weights_that_kernels_have_taken_over_are_given_up(case):
+    run = engine(case)
+    run(inputs(case))
+    doubled = {name for name, form in run._weights._prepared if form == "doubling"}
+    matrices = {name for name, array in run._weights.raw.items() if array.ndim > 1}
+    assert matrices <= doubled and len(run._weights._prepared) > 10
+
+
+def test_threads_share_the_arena_one_after_the_other(case):
+    runs, asked = [engine(case) for _ in range(4)], [inputs(case, 1, 16, seed) for seed in range(4)]
+    alone = [run(arrays) for run, arrays in zip(runs, asked)]
+    equal = []
+
+    def work(run, arrays, result):
+        equal.extend(np.array_equal(run(arrays), result) for _ in range(5))
+
+    threads = [threading.Thread(target=work, args=each) for each in zip(runs, asked, alone)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert equal == [True] * 20
+
+
+def test_views_agree_with_numpy():
+    draw = np.random.default_rng(0)
+    sizes = [(2, 3, 4), (6, 4), (24,), (2, 12), (1, 2, 3, 1, 4), (4, 3, 2), (3, 8), (2, 1, 12), (4, 6), (8, 3, 1)]
+    said = 0
+    for _ in range(500):
+        shape, new = (sizes[i] for i in draw.integers(0, len(sizes), 2))
+        array = np.arange(24.0).reshape(shape).transpose(draw.permutation(len(shape)))
+        strides = _reshaped_strides(array.shape, [stride // 8 for stride in array.strides], new)
+        wanted = array.reshape(new)
+        assert (strides is not None) == np.shares_memory(wanted, array)
+        if strides is not None:
+            said += 1
+            view = np.lib.stride_tricks.as_strided(array, new, [8 * stride for stride in strides])
+            assert np.array_equal(view, wanted)
+    assert 50 < said < 450
+
+
+def test_tensors_of_one_time_share_no_memory():
+    draw = np.random.default_rng(0)
+    buffers = []
+    for _ in range(200):
+        first = int(draw.integers(0, 100))
+        buffers.append(Buffer(int(draw.integers(1, 5000)), first=first, last=first + int(draw.integers(0, 20))))
+    total = _place(buffers)
+    for i, a in enumerate(buffers):
+        assert a.offset % 64 == 0 and a.offset + a.bytes <= total
+        for b in buffers[:i]:
+            apart = a.last < b.first or b.last < a.first
+            assert apart or a.offset + a.bytes <= b.offset or b.offset + b.bytes <= a.offset
+    assert total < 0.5 * sum(buffer.bytes for buffer in buffers)
+
+
+def test_operators_without_a_translation_go_to_the_next_engine(monkeypatch, caplog):
+    paddle.seed(0)
+    model = BUILD["vq"]()
+    model.eval()
+    monkeypatch.delitem(operators.OPERATORS, "group_norm")
+    latents = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 8, 8]).astype("float32"))
+    with paddle.no_grad():
+        wanted = model.decode(latents)[0].numpy()
+        compile_model(model, "auto", "fp32")
+        got = model.decode(latents)[0].numpy()
+    assert model.__dict__["_to_pixels"].setup == Setup("inference", "fp32")
+    assert "not made of pd_op.group_norm" in caplog.text
+    assert relative_error(wanted, got)[0] < 1e-4
+
+
+def test_a_paddle_without_the_library(monkeypatch, tmp_path):
+    monkeypatch.setattr(library.paddle, "__file__", str(tmp_path / "__init__.py"))
+    library.library.cache_clear()
+    try:
+        assert {setup.engine for setup in setups("auto", "auto")} == {"inference"}
+        with pytest.raises(ValueError, match="engine 'onednn' needs a paddle that carries oneDNN 3.*use 'auto'"):
+            setups("onednn", "fp32")
+    finally:
+        monkeypatch.undo()
+        library.library.cache_clear()
+    assert setups("auto", "fp32")[0].engine == "onednn"
