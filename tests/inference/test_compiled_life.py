@@ -1,6 +1,7 @@
 """What may happen to a compiled model: it is changed, copied, saved, trained, shared, and its files go."""
 
 import copy
+import json
 import pickle
 import resource
 import shutil
@@ -178,9 +179,8 @@ def line():
 def test_a_damaged_program_is_traced_again(tmp_path, monkeypatch):
     monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path))
     program = compiled_module.cached_program(Line(), "_line", Line()._programs()["_line"])
-    whole = program.file.stat().st_size
-    program.file.write_bytes(program.file.read_bytes()[: whole // 2])
-    assert line() and program.file.stat().st_size == whole
+    program.file.write_bytes(program.file.read_bytes()[:-100])
+    assert line() and json.loads(program.file.read_bytes())
 
 
 def test_a_cache_that_cannot_be_written_keeps_nothing_back(tmp_path, monkeypatch, caplog):
