@@ -114,10 +114,11 @@ def test_bfloat16_is_near_and_needs_half_the_weights(case):
     assert size(half) < 0.6 * size(single)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_kernel_is_a_fast_one(case, precision):
+def test_every_kernel_is_a_fast_one(case, precision, batch):
     run = engine(case, precision)
-    run(inputs(case, 2, 32))
+    run(inputs(case, batch, 32))
     (plan,) = run._plans.values()
     slow = [step.kernel.name for step in plan._steps if step.kernel is not None and step.kernel.slow]
     assert slow == [] and len(plan._steps) > 30

@@ -56,7 +56,15 @@ class Tensor:
 
     @property
     def descriptor(self) -> Descriptor:
-        return self.layout or Descriptor(self.shape, self.dtype, self.strides)
+        if self.layout is not None:
+            return self.layout
+        for order in (range(len(self.shape)), _in_memory(len(self.shape))):
+            usual = _dense_strides(self.shape, order)
+            if all(a == b for a, b, size in zip(self.strides, usual, self.shape) if size != 1):
+                return Descriptor(self.shape, self.dtype, usual)  # kernels look at axes of one element too
+        if 0 in self.strides:
+            raise library.OneDNNError(f"a tensor that is repeated to {list(self.shape)} does not lie in memory so")
+        return Descriptor(self.shape, self.dtype, self.strides)
 
     def view(self, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> Tensor:
         step = self.step if prod(shape) == prod(self.shape) else None
@@ -147,13 +155,8 @@ class Steps:
         array: Optional[np.ndarray] = None,
     ) -> Tensor:
         """A new tensor; `order` is that of its axes in memory, the slowest first (channels last for a map)."""
-        if order is None:
-            order = (0, 2, 3, 1) if len(shape) == 4 else range(len(shape))
-        strides, stride = [0] * len(shape), 1
-        for axis in reversed(list(order)):
-            strides[axis] = stride
-            stride *= shape[axis]
-        return Tensor(Buffer(stride * ITEM_BYTES[dtype], array), tuple(shape), tuple(strides), dtype)
+        strides = _dense_strides(shape, _in_memory(len(shape)) if order is None else order)
+        return Tensor(Buffer(prod(shape) * ITEM_BYTES[dtype], array), tuple(shape), strides, dtype)
 
     def constant(self, array: np.ndarray) -> Tensor:
         """Of float32 numbers that do not change, or that are kept by somebody else."""
@@ -291,6 +294,19 @@ def _place(buffers: List[Buffer]) -> int:
     return total
 
 
+def _in_memory(rank: int) -> Sequence[int]:
+    """The usual order of axes, the slowest first: maps have their channels last."""
+    return (0, 2, 3, 1) if rank == 4 else range(rank)
+
+
+def _dense_strides(shape: Sequence[int], order: Sequence[int]) -> Tuple[int, ...]:
+    strides, stride = [0] * len(shape), 1
+    for axis in reversed(order):
+        strides[axis] = stride
+        stride *= shape[axis]
+    return tuple(strides)
+
+
 def _reshaped_strides(shape: Sequence[int], strides: Sequence[int], wanted: Sequence[int]) -> Optional[Tuple[int, ...]]:
     """Strides under which the same memory has the shape `wanted`, or None: groups of axes are split and merged."""
     old = [(size, stride) for size, stride in zip(shape, strides) if size != 1]
@@ -324,8 +340,7 @@ def _reshaped_strides(shape: Sequence[int], strides: Sequence[int], wanted: Sequ
         i += 1
     if old:
         return None
-    # Axes of one element: as if dense, which is how kernels recognise layouts.
-    inner = 1
+    inner = 1  # an axis of one element, where the library wants no 0, goes around those behind it
     for axis in reversed(range(len(new))):
         if new[axis] == 1:
             found[axis] = inner
