@@ -16,6 +16,7 @@ from paddle import nn
 
 from ppdiffusers.checkpoints import CheckpointError
 from ppdiffusers.inference.engines import Arrays, Setup, relative_error, setups, start
+from ppdiffusers.inference.onednn import OneDNNError
 from ppdiffusers.inference.programs import Inputs, Program, cached_program
 from ppdiffusers.inference.verdicts import Verdicts, weight_files
 from ppdiffusers.models.model import Model
@@ -185,7 +186,14 @@ class CompiledPart:
             for (name, each), value in zip(self.inputs.items(), arguments)
             if not isinstance(each, int)  # which the program was made for
         }
-        results = self._run(arrays)
+        try:
+            results = self._run(arrays)
+        except OneDNNError as error:  # there is no kernel for tensors of this size, or no room
+            assert self.setup is not None
+            logger.warning("%s does not run in %s: %s", type(self.model).__name__, self.setup, error)
+            restore(self.model)
+            compile_model(self.model, "inference", self.setup.precision)
+            return getattr(self.model, self.method)(*arguments)
         return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
 
     def siblings(self, programs: Dict[str, Inputs]) -> Dict[str, CompiledPart]:

@@ -195,6 +195,25 @@ def test_operators_without_a_translation_go_to_the_next_engine(monkeypatch, capl
     assert relative_error(wanted, got)[0] < 1e-4
 
 
+def test_a_size_without_a_fast_kernel_goes_to_the_next_engine(monkeypatch, caplog):
+    paddle.seed(0)
+    model = BUILD["unet"]()
+    model.eval()
+    sample = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 16, 16]).astype("float32"))
+    with paddle.no_grad():
+        wanted = model(sample, 3)[0].numpy()
+        compile_model(model, "auto", "fp32")
+        model(sample, 3)
+        assert model.__dict__["_network"].setup.engine == "onednn"
+        monkeypatch.setattr(library.Kernel, "slow", True)
+        monkeypatch.setattr("ppdiffusers.inference.onednn.plan._MOST_BY_LOOPS", 100)
+        wide = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 16, 20]).astype("float32"))
+        model(wide, 3)
+        assert "no fast kernel for a result of the shape" in caplog.text
+        assert model.__dict__["_network"].setup == Setup("inference", "fp32")
+        assert relative_error(wanted, model(sample, 3)[0].numpy())[0] < 1e-5
+
+
 def test_a_paddle_without_the_library(monkeypatch, tmp_path):
     monkeypatch.setattr(library.paddle, "__file__", str(tmp_path / "__init__.py"))
     library.library.cache_clear()

@@ -219,10 +219,12 @@ def _attention(plan: Planner, attrs: Dict[str, Any], scores: Scores, value: Tens
     lead, rows, columns = query.shape[:-2], query.shape[-2], key.shape[-1]
     order = sorted(range(rank), key=lambda axis: -value.strides[axis])
     result = plan.steps.allocate((*lead, rows, value.shape[-1]), value.dtype, order)
-    at_once = max(1, min(rows, SCORES_AT_ONCE // columns))
-    together = prod(lead) * rows * columns <= SCORES_AT_ONCE
-    heads = [()] if together else list(np.ndindex(*lead))
-    shape = (*(lead if together else (1,) * len(lead)), at_once if not together else rows, columns)
+    if prod(lead) * rows * columns <= SCORES_AT_ONCE:
+        heads: List[Tuple[int, ...]] = [()]
+        shape = (*lead, rows, columns)
+    else:
+        heads = list(np.ndindex(*lead))
+        shape = (*(1 for _ in lead), max(1, min(rows, SCORES_AT_ONCE // columns)), columns)
     room = plan.steps.allocate(shape, FP32, range(rank))
     weights = room if plan.dtype == FP32 else plan.steps.allocate(shape, plan.dtype, range(rank))
     for head in heads:

@@ -18,6 +18,7 @@ from ppdiffusers.inference.onednn import library
 from ppdiffusers.inference.onednn.library import FP32, ITEM_BYTES, Descriptor, Kernel, Memory, PostOp, Primitive
 
 _ALIGNMENT = 64  # bytes
+_MOST_BY_LOOPS = 100_000  # elements that a plain loop may write: of a convolution one would take minutes
 Post = Tuple[int, float, float, Optional["Tensor"]]  # as PostOp, but with the tensor
 
 
@@ -188,6 +189,8 @@ class Steps:
         return result
 
     def _append(self, step: Step, result: Tensor) -> None:
+        if step.kernel is not None and step.kernel.slow and prod(result.shape) > _MOST_BY_LOOPS:
+            raise library.OneDNNError(f"oneDNN has no fast kernel for a result of the shape {list(result.shape)}")
         if result.buffer.first < 0:
             result.buffer.first = step.number
         result.buffer.ready = step.number
