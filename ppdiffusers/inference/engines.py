@@ -98,7 +98,7 @@ class OneDNNEngine:
         key = tuple(sorted(shapes.items()))
         with self._lock:  # the arena is for one at a time
             use_threads(self._threads)
-            found = self._plans.pop(key, None) or onednn.plan(self._program, self._weights, shapes)
+            found = self._plans.pop(key, None) or onednn.make_plan(self._program, self._weights, shapes)
             self._plans[key] = found  # the latest at the end
             while len(self._plans) > _PLANS:
                 del self._plans[next(iter(self._plans))]

@@ -2,7 +2,7 @@
 
 from ppdiffusers.inference.onednn.library import BF16, FP32, OneDNNError, is_there
 from ppdiffusers.inference.onednn.plan import Arena, Plan
-from ppdiffusers.inference.onednn.planner import plan
+from ppdiffusers.inference.onednn.planner import make_plan
 from ppdiffusers.inference.onednn.values import UnsupportedOperator, Weights
 
-__all__ = ["BF16", "FP32", "Arena", "OneDNNError", "Plan", "UnsupportedOperator", "Weights", "is_there", "plan"]
+__all__ = ["BF16", "FP32", "Arena", "OneDNNError", "Plan", "UnsupportedOperator", "Weights", "is_there", "make_plan"]

@@ -21,7 +21,7 @@ from ppdiffusers.inference.onednn.plan import Plan, Post, Step, Steps, Tensor, T
 from ppdiffusers.inference.onednn.values import Doubled, Parameter, UnsupportedOperator, Weights, is_constant
 
 
-def plan(program: Any, weights: Weights, shapes: Mapping[str, Tuple[int, ...]]) -> Plan:
+def make_plan(program: Any, weights: Weights, shapes: Mapping[str, Tuple[int, ...]]) -> Plan:
     """The plan of `program` (PIR) for inputs of these shapes.
 
     Raises:
