@@ -309,11 +309,11 @@ def compare(name: str, folders: Dict[str, Path], args: argparse.Namespace) -> Di
 
 
 def plot(table: List[Dict[str, Any]], file: Path) -> None:
-    """A bar a row: our time as a part of the peer's."""
+    """A bar a row: our time as a part of the peer's; bars end at twice that, their numbers do not."""
     from PIL import Image, ImageDraw, ImageFont
 
     rows = [row for row in table if "ratio" in row]
-    longest = max([1.25, *(row["ratio"] for row in rows)])
+    longest = min(2.0, max([1.25, *(row["ratio"] for row in rows)]))
     left, width, height = 190, 520, 34
     image = Image.new("RGB", (left + width + 90, height * len(rows) + 50), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default()
@@ -321,9 +321,10 @@ def plot(table: List[Dict[str, Any]], file: Path) -> None:
     for i, row in enumerate(rows):
         top = 10 + i * height
         colour = "#2f7d4f" if row["ratio"] <= 1 else "#b5532c"
-        draw.rectangle([left, top, left + width * row["ratio"] / longest, top + height - 12], fill=colour)
+        end = left + width * min(row["ratio"], longest) / longest
+        draw.rectangle([left, top, end, top + height - 12], fill=colour)
         draw.text((10, top + 5), row["what"], fill="black", font=font)
-        draw.text((left + width * row["ratio"] / longest + 6, top + 5), f"{row['ratio']:.2f}", fill="black", font=font)
+        draw.text((end + 6, top + 5), f"{row['ratio']:.2f}", fill="black", font=font)
     bottom = 10 + height * len(rows)
     draw.line([one, 6, one, bottom], fill="black")
     draw.text((one - 60, bottom + 8), "1.00 = the peer's time", fill="black", font=font)
