@@ -219,6 +219,26 @@ result = [time.perf_counter() - s]; memory = peak()
         PADDLE + OURS_PICTURE.replace("{cold}", "1").replace("{engine}", "eager"),
         peer_is_ours=True,
     ),
+    "fewer steps": Row(  # of a compiled pipeline; the second process finds its programs in the cache
+        PADDLE
+        + """
+import numpy
+picture = numpy.random.default_rng(0).random([size, size, 3], numpy.float32)
+pipeline = DiffusionPipeline.from_pretrained(folder)
+if engine != "eager": pipeline.compile(engine)
+def seconds(count, interval=1):
+    pipeline.enable_deep_cache(interval)
+    started = time.perf_counter()
+    pipeline(picture, num_inference_steps=count, generator=0)
+    return time.perf_counter() - started
+more["first_call_s"], more["second_call_s"] = seconds(1), seconds(1)
+seconds(3, 3)
+for count, interval in ((5, 1), (10, 1), (20, 3)):
+    more[f"{count}_steps{'' if interval == 1 else '_deep_cache'}_s"] = seconds(count, interval)
+result = [seconds(20)]
+""",
+        rounds=2,
+    ),
     "training step": Row(
         PADDLE
         + f"""

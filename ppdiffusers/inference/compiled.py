@@ -8,7 +8,7 @@ import operator
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, List, MutableMapping, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, MutableMapping, Optional, Sequence, Set, Union
 
 import numpy as np
 import paddle
@@ -17,7 +17,7 @@ from paddle import nn
 from ppdiffusers.checkpoints import CheckpointError
 from ppdiffusers.inference.engines import Arrays, Setup, relative_error, setups, start
 from ppdiffusers.inference.onednn import OneDNNError
-from ppdiffusers.inference.programs import Inputs, Program, cached_program
+from ppdiffusers.inference.programs import Inputs, cached_program
 from ppdiffusers.inference.verdicts import Verdicts, weight_files
 from ppdiffusers.models.model import Model
 from ppdiffusers.threads import use_threads
@@ -234,7 +234,16 @@ class CompiledPart:
         name = f"{type(self.model).__name__}.{self.method.strip('_')}"
         try:
             program = cached_program(self.model, self.method, self.inputs)
-            self._run, self.setup = self._first_right(program, layers, name, Verdicts(program, files))
+            examples = self._examples()
+            self._first_right(
+                name,
+                lambda setup: start(setup, self.model, program, self.inputs),
+                examples,
+                lambda: self._wanted(layers, examples),
+                Verdicts(program, files),
+            )
+            if self.setup is None:
+                logger.warning("%s runs its layers: no engine computes the same", name)
         except Exception as error:  # whatever tracing raises, an old paddle or a full disk: the layers do without
             logger.warning("%s runs its layers: %s", name, _last_line(error))
         if self.setup is None:
@@ -244,24 +253,38 @@ class CompiledPart:
         logger.info("%s runs in %s; compiled in %.1f s", name, self.setup, self.seconds)
         return list(program.parameters.values())
 
-    def _first_right(self, program: Program, layers: Callable[..., Any], name: str, verdicts: Verdicts) -> Any:
-        examples = self._examples()
+    def _first_right(
+        self,
+        name: str,
+        begin: Callable[[Setup], Any],
+        examples: Dict[str, np.ndarray],
+        wanted: Callable[[], Arrays],
+        verdicts: Union[Verdicts, Set[Setup]],
+    ) -> List[str]:
+        """Set `setup` and `_run` to the first way that is right; what was wrong with those before it.
+
+        Args:
+            begin: gives the engine of a way.
+            wanted: gives the right results for `examples`.
+            verdicts: ways that need no comparing; a right one joins them.
+        """
+        problems: List[str] = []
         for setup in self.ways:
             try:
-                run = start(setup, self.model, program, self.inputs)
-                if setup in verdicts:
-                    return run, setup
-                result = run(examples)
+                run = begin(setup)
+                result = None if setup in verdicts else run(examples)
             except Exception as error:  # whatever an engine raises, the next one may do
-                logger.warning("%s does not run in %s: %s", name, setup, _last_line(error))
-                continue
-            worst, rms = relative_error(self._wanted(layers, examples), result)
-            if worst <= TOLERANCES[setup.precision][0] and rms <= TOLERANCES[setup.precision][1]:
-                verdicts.add(setup)
-                return run, setup
-            logger.warning("%s is wrong by %.1g in %s, which is not used", name, worst, setup)
-        logger.warning("%s runs its layers: no engine computes the same", name)
-        return None, None
+                problems.append(f"does not run in {setup}: {_last_line(error)}")
+            else:
+                worst, rms = (0.0, 0.0) if result is None else relative_error(wanted(), result)
+                if worst <= TOLERANCES[setup.precision][0] and rms <= TOLERANCES[setup.precision][1]:
+                    if result is not None:
+                        verdicts.add(setup)
+                    self._run, self.setup = run, setup
+                    return problems
+                problems.append(f"is wrong by {worst:.1g} in {setup}, which is not used")
+            logger.warning("%s %s", name, problems[-1])
+        return problems
 
     def _wanted(self, layers: Callable[..., Any], examples: Dict[str, np.ndarray]) -> Arrays:
         arguments = [

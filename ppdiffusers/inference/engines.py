@@ -109,10 +109,6 @@ def _one_or_all(arrays: List[np.ndarray]) -> Arrays:
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
-def has_onednn() -> bool:
-    return onednn.is_there()
-
-
 def has_bfloat16() -> bool:
     """Whether this CPU computes in bfloat16 (AVX512_BF16 or AMX)."""
     import paddle
@@ -139,13 +135,13 @@ def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = Fa
         raise ValueError("tensorrt is of a GPU: give device='gpu' too")
     if engine not in ("auto", *_NAMES):
         raise ValueError(f"engine {engine!r} is unknown; use 'auto', 'eager', {', '.join(map(repr, _NAMES))}")
-    if engine == "onednn" and not has_onednn():
+    if engine == "onednn" and not onednn.is_there():
         raise ValueError("engine 'onednn' needs a paddle that carries oneDNN 3, as its x86 wheels do; use 'auto'")
     if precision not in ("auto", *PRECISIONS):
         raise ValueError(f"precision {precision!r} is unknown; use 'auto', {', '.join(map(repr, PRECISIONS))}")
     if precision == "bf16" and not has_bfloat16():
         raise ValueError("precision 'bf16': this CPU has no bfloat16 arithmetic; use 'fp32' or 'auto'")
-    kinds = [engine] if engine != "auto" else (["onednn"] if has_onednn() else []) + ["inference"]
+    kinds = [engine] if engine != "auto" else (["onednn"] if onednn.is_there() else []) + ["inference"]
     precisions = ["bf16", "fp32"] if precision != "fp32" and has_bfloat16() else ["fp32"]
     found = [Setup(kind, each) for each in precisions for kind in kinds]
     if "inference" in kinds:

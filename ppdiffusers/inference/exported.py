@@ -17,14 +17,13 @@ from model_zoo import digests
 from ppdiffusers.checkpoints import open_checkpoint
 from ppdiffusers.config import ConfigError, PathLike, read_json
 from ppdiffusers.inference import gpu
-from ppdiffusers.inference.compiled import TOLERANCES, CompiledPart, _last_line
+from ppdiffusers.inference.compiled import CompiledPart
 from ppdiffusers.inference.engines import (
     PRECISIONS,
     OneDNNEngine,
     PaddleInferenceEngine,
     Setup,
     has_bfloat16,
-    relative_error,
     setups,
 )
 from ppdiffusers.inference.programs import Inputs, Program
@@ -229,25 +228,13 @@ class ExportedPart(CompiledPart):
         name = f"{type(self.model).__name__}.{part_name(self.method)}"
         example = self._example()
         wanted = example.pop(ANSWER)
-        problems = []
-        for setup in self.ways:
-            try:
-                run = self._start(setup)
-                result = run(example)
-            except Exception as error:  # whatever an engine raises, the next one may do
-                problems.append(f"does not run in {setup}: {_last_line(error)}")
-            else:
-                worst, rms = relative_error(wanted, result)
-                if worst <= TOLERANCES[setup.precision][0] and rms <= TOLERANCES[setup.precision][1]:
-                    self._run, self.setup = run, setup
-                    self.seconds = time.perf_counter() - started
-                    logger.info("%s runs in %s; started in %.1f s", name, setup, self.seconds)
-                    return
-                problems.append(f"is wrong by {worst:.1g} in {setup}")
-            logger.warning("%s %s", name, problems[-1])
-        raise ExportError(
-            f"{self.files.program} {'; '.join(problems)}; load the pipeline that was exported, which has layers too"
-        )
+        problems = self._first_right(name, self._start, example, lambda: wanted, set())
+        if self.setup is None:
+            raise ExportError(
+                f"{self.files.program} {'; '.join(problems)}; load the pipeline that was exported, which has layers too"
+            )
+        self.seconds = time.perf_counter() - started
+        logger.info("%s runs in %s; started in %.1f s", name, self.setup, self.seconds)
 
     def _example(self) -> Dict[str, np.ndarray]:
         try:

@@ -31,6 +31,7 @@ EMBEDDED = "ppdiffusers/ldm-super-resolution-4x-tiny"
 
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
 ENGINES = ["onednn", "inference"]
+PADDLE_3_3 = paddle.__version__.startswith("3.3.")  # which has the faults that are tested here
 
 TWO = {"block_out_channels": (32, 64), "layers_per_block": 1}
 CODER = {
@@ -244,7 +245,8 @@ def test_the_check_catches_a_pass_that_makes_sine_overwrite_its_input(monkeypatc
         wanted = Waves._waves(model, x).numpy()
         got = model._waves(x).numpy()
     assert relative_error(wanted, got)[0] < 1e-5
-    if "is wrong by" in caplog.text:  # the fault is there in paddle 3.3; a later one may have mended it
+    if "is wrong by" in caplog.text or PADDLE_3_3:  # a later one may have mended it
+        assert "is wrong by" in caplog.text
         assert model.__dict__["_waves"].setup == without
     else:
         assert model.__dict__["_waves"].setup == with_the_fault
@@ -256,6 +258,8 @@ def test_a_program_that_an_engine_refuses_runs_another_way(caplog):
     with paddle.no_grad(), caplog.at_level(logging.WARNING):
         wanted = Stretched._stretch(model, x).numpy()
         assert relative_error(wanted, model._stretch(x).numpy())[0] < 1e-5
+    if PADDLE_3_3:
+        assert model.__dict__["_stretch"].setup == Setup("inference", "fp32", onednn=False)
 
 
 def test_wrong_everywhere_runs_the_layers(monkeypatch, caplog):

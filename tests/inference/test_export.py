@@ -24,6 +24,7 @@ from ppdiffusers import (
     UNet2DModel,
 )
 from ppdiffusers.cli.main import main
+from ppdiffusers.inference import compiled as compiled_module
 from ppdiffusers.inference import exported as exported_module
 from ppdiffusers.inference import gpu
 from ppdiffusers.inference.engines import has_bfloat16
@@ -215,14 +216,14 @@ def test_changed_parameters_are_found_by_digest_and_by_what_they_compute(copy, c
 
 @pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
 def test_a_way_that_is_wrong_gives_way_to_the_next(folder, monkeypatch, caplog):
-    monkeypatch.setitem(exported_module.TOLERANCES, "bf16", (0.0, 0.0))
+    monkeypatch.setitem(compiled_module.TOLERANCES, "bf16", (0.0, 0.0))
     pipeline = DiffusionPipeline.from_pretrained(folder, engine="inference", precision="bf16")
     pipeline(PICTURE, **CALL)
     assert parts(pipeline.unet)[0].setup.precision == "fp32" and "is wrong by" in caplog.text
 
 
 def test_nothing_is_left_of_an_export_that_fails(eager, tmp_path, monkeypatch):
-    monkeypatch.setattr(exported_module, "relative_error", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(compiled_module, "relative_error", lambda *_: (1.0, 1.0))
     with pytest.raises(ExportError, match="is wrong by 1"):
         eager.export(tmp_path / "exported")
     assert not list(tmp_path.iterdir())

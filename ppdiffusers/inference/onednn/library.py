@@ -59,7 +59,6 @@ class _Library:
             self.c = ctypes.CDLL(str(files[0]))
             self.c.dnnl_version.restype = ctypes.POINTER(_Version)
             version = self.c.dnnl_version().contents
-            self.version = (version.major, version.minor, version.patch)
             self.c.dnnl_memory_desc_get_size.restype = c_size_t
             self.c.dnnl_primitive_desc_query_md.restype = c_void_p
         except (OSError, AttributeError) as error:
