@@ -1,327 +1,269 @@
-"""Models whose heavy parts run as compiled programs. They stay what they are: same class, same config, same calls."""
+"""Models whose heavy work runs as compiled programs, beside the models, which stay whole."""
 
 from __future__ import annotations
 
-import functools
 import logging
-import operator
 import threading
-import time
-import weakref
-from typing import Any, Callable, Dict, List, MutableMapping, Optional, Sequence, Set, Union
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from ppdiffusers.checkpoints import CheckpointError
-from ppdiffusers.inference.engines import Arrays, Setup, relative_error, setups, start
-from ppdiffusers.inference.onednn import OneDNNError
-from ppdiffusers.inference.programs import Inputs, cached_program
-from ppdiffusers.inference.verdicts import Verdicts, weight_files
+from ppdiffusers.inference import onednn
+from ppdiffusers.inference.engines import (
+    Arrays,
+    NoEngine,
+    OneDNNEngine,
+    Runner,
+    Setup,
+    example_arrays,
+    last_line,
+    setups,
+    start_inference,
+)
+from ppdiffusers.inference.parts import Inputs, Part, parts_of
+from ppdiffusers.inference.programs import Program, as_float32, trace
+from ppdiffusers.inference.snapshot import Snapshot
+from ppdiffusers.inference.stand_in import StandIn
 from ppdiffusers.models.model import Model
+from ppdiffusers.models.weights import give_back
 from ppdiffusers.threads import use_threads
 
 logger = logging.getLogger("ppdiffusers")
 
-# Largest difference, and its root mean square, that a program may have from the layers, over the scale of the result.
-TOLERANCES = {"fp32": (1e-4, 1e-4), "bf16": (0.2, 0.03), "fp16": (0.03, 0.005)}
-# Multiplications of a call from which its U-Net is compiled. Two cores take the layers some ten seconds for these,
-# and a compiled U-Net half of that or less, with compiling included.
-WORTH_COMPILING = 4e11
-_EXAMPLE_BATCH = 2
-_EXAMPLE_LENGTH = 5  # of a sequence
-_compiling = threading.RLock()  # tracing switches the whole process to static graphs
-
 
 def compile_model(
-    model: Model, engine: str = "auto", precision: str = "auto", device: str = "cpu", tensorrt: bool = False
-) -> Model:
-    """Let programs run the heavy parts of `model`, each compiled when it is first called.
+    model: Any, engine: str = "auto", precision: str = "auto", device: str = "cpu", tensorrt: bool = False
+) -> Any:
+    """An object that is called like `model` and runs its heavy parts as programs, compiled when first called.
 
-    Every program is compared with the layers that it replaces before it is used. One that differs too much, or does
-    not run here, gives way to the next slower way, in the end to the layers themselves; that is told in the log.
+    The model stays what it is, and whatever is changed in it has its effect on the next call: new weights are taken
+    over, new layers of paddle or of this package are compiled anew; with hooks, patched methods or layers of other
+    origin, which a program could not repeat, the layers run. So they do where the input asks for a gradient; gradients
+    of the weights are had from the model alone.
 
-    The layers that a program replaces are given up if files hold their weights: they are read again where they are
-    needed, by `save_pretrained` for one. A model that was trained, changed or built in memory keeps them.
+    Every program is compared with the layers before it is used. One that differs too much, or does not run here, gives
+    way to the next slower one, in the end to the layers; that is told in the log.
 
     Args:
         engine: "auto" (kernels of oneDNN where they run, else Paddle Inference), "onednn", "inference", or "eager",
-            which undoes everything.
+            which returns the model.
         precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16", which is "auto" there.
             Inputs and outputs are float32 in any case.
         device: "cpu", or "gpu" or "gpu:1" for Paddle Inference. No GPU was at hand: nothing has been run on one.
         tensorrt: on a GPU, TensorRT for what it takes of a program.
 
-    Returns:
-        The model itself, in evaluation mode; one without heavy parts as it was.
-
     Raises:
         ValueError: an unknown engine or precision, or one that this machine does not have.
     """
-    if model._exported is not None:
-        model._exported(engine, precision, device, tensorrt)
-        return model
+    if isinstance(model, StandIn):
+        return model.with_engine(engine, precision, device, tensorrt)
     if engine == "eager":
-        restore(model)
         return model
-    ways = setups(engine, precision, device, tensorrt)
-    programs = model._programs()
-    if not programs:
-        return model
-    restore(model)
-    model.eval()
-    for method, inputs in programs.items():
-        object.__setattr__(model, method, CompiledPart(model, method, inputs, ways))
-    object.__setattr__(model, "_restore", functools.partial(restore, model))
-    return model
+    return CompiledModel(model, engine, precision, device, tensorrt)
 
 
-def restore(model: Model) -> None:
-    """Make `model` run its layers again, which are read from the files that they came from.
+class CompiledModel(StandIn):
+    """See `compile_model`.
 
-    Raises:
-        CheckpointError: these files have changed or are gone; nothing has happened then.
+    Attributes:
+        model: the layers.
     """
-    if model._restore is None:
-        return
-    parts = [model.__dict__[method] for method in model._programs()]
-    _bring_back(model, parts)
-    for method in model._programs():
-        del model.__dict__[method]
-    object.__setattr__(model, "_restore", None)
 
+    def __init__(
+        self, model: Model, engine: str = "auto", precision: str = "auto", device: str = "cpu", tensorrt: bool = False
+    ):
+        super().__init__(model)
+        self._settings = engine, precision, device, tensorrt
+        self._ways = setups(*self._settings)
+        self._parts = {method: CompiledPart(self, part) for method, part in parts_of(model).items()}
+        self._others: Dict[str, CompiledPart] = {}
+        self._moment: Optional[_Moment] = None
+        self._lock = threading.RLock()
 
-def _bring_back(model: Model, parts: List[CompiledPart]) -> None:
-    """The layers that `parts` have given up, in the places that they had."""
-    given_up = {name: layer for part in parts for name, layer in part.given_up.items()}
-    if None in given_up.values():
-        fresh = _read_again(model, [part.read_from for part in parts if None in part.given_up.values()])
-        for part in parts:
-            for name, weight in part.in_use.items():
-                path, _, last = name.rpartition(".")
-                operator.attrgetter(path)(fresh)._parameters[last] = weight
-        given_up = {name: getattr(fresh, name) if layer is None else layer for name, layer in given_up.items()}
-    for name, layer in given_up.items():
-        setattr(model, name, layer)
-    for name in parts[0].order:
-        if name in model._sub_layers:
-            model._sub_layers.move_to_end(name)
-    for part in parts:
-        part.given_up.clear()
+    def with_engine(self, engine: str, precision: str, device: str = "cpu", tensorrt: bool = False) -> Any:
+        return compile_model(self.model, engine, precision, device, tensorrt)
 
+    def __reduce__(self) -> Any:  # copies have a copy of the model
+        return compile_model, (self.model, *self._settings)
 
-def _read_again(model: Model, files: List[Any]) -> Model:
-    assert model._source is not None  # or its layers would have been kept
-    folder, dtype = model._source
-    if any(each != weight_files(folder, dtype) for each in files):
-        raise CheckpointError(
-            f"the weights of this {type(model).__name__} are in {folder}, whose files have changed or gone since it "
-            "was compiled; put them back, or load the model anew"
-        )
-    return type(model).from_pretrained(folder, paddle_dtype=dtype, **model.config)
+    def _replaced(self) -> Dict[str, Callable[..., Any]]:
+        return self._parts
 
+    def part(self, part: Part) -> CompiledPart:
+        """Another part of the model's work than those that are compiled by themselves; `part.name` tells it apart."""
+        with self._lock:
+            return self._others.setdefault(part.name, CompiledPart(self, part))
 
-def worth_compiling(unet: Model, shape: Sequence[int], steps: int) -> bool:
-    """Whether running `unet` on latents of `shape` so many times takes its layers longer than compiling does.
+    def describe(self) -> Dict[str, str]:
+        """By part, what the latest call ran in: an engine, or the layers and why."""
+        parts = [*self._parts.values(), *self._others.values()]
+        return {part.part.name: str(part.setup or f"layers ({part.reason or 'not called yet'})") for part in parts}
 
-    A count of multiplications decides and not a clock, so that the same call always takes the same way.
-    """
-    if paddle.get_device() != "cpu" or not unet._programs():
-        return False
-    batch, _, height, width = shape
-    return steps * batch * height * width * _multiplications_a_pixel(unet) > WORTH_COMPILING
-
-
-def _multiplications_a_pixel(unet: Model) -> float:
-    """Of the convolutions and linear layers: each weight once a pixel of its level. Attention itself is left out."""
-    last = len(unet.config.block_out_channels) - 1
-    total = 0.0
-    for name, parameter in nn.Layer.state_dict(unet).items():
-        part, _, rest = name.partition(".")
-        level = 0
-        if part == "mid_block":
-            level = last
-        elif part in ("down_blocks", "up_blocks"):
-            number = int(rest.partition(".")[0])
-            level = number if part == "down_blocks" else last - number
-        if parameter.ndim > 1:
-            total += parameter.size / 4**level
-    return total
+    def _now(self) -> _Moment:
+        """What has been compiled of the model as it is now."""
+        with self._lock:
+            moment = self._moment
+            if moment is None or not moment.snapshot.same_layers():
+                self._moment = moment = _Moment(self.model, self._ways, {})
+            elif not moment.snapshot.same_weights():
+                self._moment = moment = _Moment(self.model, self._ways, moment.programs)
+            return moment
 
 
 class CompiledPart:
-    """`model.method`, as a program. Called with the same tensors, it returns the same tensor, or tuple of them.
+    """A part of a compiled model's work. Called with its tensors, it returns what the layers would.
 
     Attributes:
-        setup: how it runs; None before the first call, and where it runs the layers.
-        seconds: what compiling took, checks included.
-        given_up: layers that the program stands for, by name; None for one that can be read again.
-        read_from: what these are read from, as of `weight_files`; None where files do not hold them.
-        in_use: weights among them that somebody else has too, an optimizer maybe.
-        order: of the model's layers.
+        setup: what the latest call ran in; None for the layers, or before the first call.
+        reason: why the layers ran.
+        seconds: that compiling took, checks included.
     """
 
-    def __init__(self, model: Model, method: str, inputs: Inputs, ways: List[Setup]):
-        self.model, self.method, self.inputs, self.ways = model, method, inputs, ways
+    def __init__(self, owner: CompiledModel, part: Part):
+        self.owner, self.part = owner, part
         self.setup: Optional[Setup] = None
+        self.reason: Optional[str] = None
         self.seconds = 0.0
-        self.given_up: Dict[str, Optional[nn.Layer]] = {}
-        self.read_from: Optional[List[Any]] = None
-        self.in_use: MutableMapping[str, Any] = weakref.WeakValueDictionary()
-        self.order = list(model._sub_layers)
-        self._siblings: Dict[str, Dict[str, CompiledPart]] = {}
-        self._run: Any = None
-        self._lock = threading.RLock()  # an engine has one set of inputs and outputs
 
-    def __call__(self, *arguments: Any) -> Any:
-        with self._lock:
-            if self._run is None:
-                self.compile()
-            return self._run(*arguments) if self.setup is None else self._run_program(arguments)
-
-    def _run_program(self, arguments: Sequence[Any]) -> Any:
-        arrays = {
-            name: value.astype(each[1]).numpy()
-            for (name, each), value in zip(self.inputs.items(), arguments)
-            if not isinstance(each, int)  # which the program was made for
-        }
+    def __call__(self, *tensors: paddle.Tensor) -> Any:
+        moment = self.owner._now()
         try:
-            results = self._run(arrays)
-        except OneDNNError as error:  # there is no kernel for tensors of this size, or no room
-            assert self.setup is not None
-            logger.warning("%s does not run in %s: %s", type(self.model).__name__, self.setup, error)
-            restore(self.model)
-            compile_model(self.model, "inference", self.setup.precision)
-            return getattr(self.model, self.method)(*arguments)
+            runner = moment.runner(self.part)
+            results = runner(
+                {name: value.astype(each[1]).numpy() for (name, each), value in zip(self.part.inputs.items(), tensors)}
+            )
+        except NoEngine as error:
+            self.setup, self.reason = None, str(error)
+            use_threads()
+            return self.part.function(self.owner.model, *tensors)
+        self.setup, self.reason, self.seconds = runner.setup, None, runner.seconds
         return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
 
-    def siblings(self, programs: Dict[str, Inputs]) -> Dict[str, CompiledPart]:
-        """Other methods that run the same layers, each with its inputs: compiled in the same ways, all at once."""
-        key = repr(programs)
-        with self._lock:
-            if key not in self._siblings:
-                made = {name: CompiledPart(self.model, name, inputs, self.ways) for name, inputs in programs.items()}
-                self._compile(list(made.values()))
-                self._siblings[key] = made
-            return self._siblings[key]
 
-    def compile(self) -> None:
-        """Choose the fastest way that computes what the layers compute."""
-        self._compile([self])
+class _Moment:
+    """What is compiled of a model as long as nobody changes it.
 
-    def _compile(self, parts: List[CompiledPart]) -> None:
-        """Compile `parts`, this one or siblings, and give up the layers that none of the family runs any more."""
-        with _compiling:
-            use_threads()
-            _bring_back(self.model, [self])
-            files = None if self.model._source is None else weight_files(*self.model._source)
-            self.read_from = files if self.model._files_hold_weights() else None
-            undo = self.model._restore
-            object.__setattr__(self.model, "_restore", None)  # tracing asks for the layers, which are all there
-            try:
-                read = {name for part in parts for name in part._choose(self.read_from)}
-            finally:
-                object.__setattr__(self.model, "_restore", undo)
-            family = [self, *parts, *(part for made in self._siblings.values() for part in made.values())]
-            if not any(part.setup is None and part._run is not None for part in family):
-                self._give_up_layers(read)
+    Attributes:
+        programs: of parts, by name; these hold for other weights too.
+        reason: why no part can be compiled; None where they can.
+    """
 
-    def _choose(self, files: Optional[List[Any]]) -> List[str]:
-        """Set `setup` and `_run`; the names of the weights that the program has a copy of."""
-        started = time.perf_counter()
-        layers = functools.partial(getattr(type(self.model), self.method), self.model)
-        name = f"{type(self.model).__name__}.{self.method.strip('_')}"
-        try:
-            program = cached_program(self.model, self.method, self.inputs)
-            examples = self._examples()
-            self._first_right(
-                name,
-                lambda setup: start(setup, self.model, program, self.inputs),
-                examples,
-                lambda: self._wanted(layers, examples),
-                Verdicts(program, files),
-            )
-            if self.setup is None:
-                logger.warning("%s runs its layers: no engine computes the same", name)
-        except Exception as error:  # whatever tracing raises, an old paddle or a full disk: the layers do without
-            logger.warning("%s runs its layers: %s", name, _last_line(error))
-        if self.setup is None:
-            self._run = layers
-            return []
-        self.seconds = time.perf_counter() - started
-        logger.info("%s runs in %s; compiled in %.1f s", name, self.setup, self.seconds)
-        return list(program.parameters.values())
+    def __init__(self, model: Model, ways: List[Setup], programs: Dict[str, Union[Program, NoEngine]]):
+        self.model, self.ways, self.programs = model, ways, programs
+        self.snapshot = Snapshot(model)
+        self.reason = self.snapshot.obstacle()
+        if self.reason is not None:
+            logger.info("%s runs its layers: %s", type(model).__name__, self.reason)
+        self._runners: Dict[str, Runner] = {}
+        self._weights: Dict[str, onednn.Weights] = {}  # by precision
+        self._lock = threading.RLock()
 
-    def _first_right(
-        self,
-        name: str,
-        begin: Callable[[Setup], Any],
-        examples: Dict[str, np.ndarray],
-        wanted: Callable[[], Arrays],
-        verdicts: Union[Verdicts, Set[Setup]],
-    ) -> List[str]:
-        """Set `setup` and `_run` to the first way that is right; what was wrong with those before it.
-
-        Args:
-            begin: gives the engine of a way.
-            wanted: gives the right results for `examples`.
-            verdicts: ways that need no comparing; a right one joins them.
+    def runner(self, part: Part) -> Runner:
         """
-        problems: List[str] = []
-        for setup in self.ways:
+        Raises:
+            NoEngine: no program can stand for this part.
+        """
+        if self.reason is not None:
+            raise NoEngine(self.reason)
+        with self._lock:
+            if part.name not in self._runners:
+                program = self._program(part)
+                levels = len(self.model.config.get("block_out_channels") or [1])
+                self._runners[part.name] = Runner(
+                    f"{type(self.model).__name__}.{part.name}",
+                    self.ways,
+                    lambda setup: self._start(setup, program, part.inputs),
+                    lambda: example_arrays(part.inputs, levels),
+                    lambda arrays: run_layers(self.model, part, arrays),
+                )
+            return self._runners[part.name]
+
+    def _program(self, part: Part) -> Program:
+        if part.name not in self.programs:
+            name = f"{type(self.model).__name__}.{part.name}"
             try:
-                run = begin(setup)
-                result = None if setup in verdicts else run(examples)
-            except Exception as error:  # whatever an engine raises, the next one may do
-                problems.append(f"does not run in {setup}: {_last_line(error)}")
-            else:
-                worst, rms = (0.0, 0.0) if result is None else relative_error(wanted(), result)
-                if worst <= TOLERANCES[setup.precision][0] and rms <= TOLERANCES[setup.precision][1]:
-                    if result is not None:
-                        verdicts.add(setup)
-                    self._run, self.setup = run, setup
-                    return problems
-                problems.append(f"is wrong by {worst:.1g} in {setup}, which is not used")
-            logger.warning("%s %s", name, problems[-1])
-        return problems
+                self.programs[part.name] = trace(self.model, part)
+            except Exception as error:  # whatever tracing raises, an old paddle for one: the layers do without
+                self.programs[part.name] = NoEngine(f"it cannot be traced: {last_line(error)}")
+                logger.warning("%s runs its layers: %s", name, self.programs[part.name])
+        program = self.programs[part.name]
+        if isinstance(program, NoEngine):
+            raise program
+        return program
 
-    def _wanted(self, layers: Callable[..., Any], examples: Dict[str, np.ndarray]) -> Arrays:
-        arguments = [
-            each if isinstance(each, int) else paddle.to_tensor(examples[name]) for name, each in self.inputs.items()
-        ]
-        with paddle.no_grad():
-            results = layers(*arguments)
-        if isinstance(results, tuple):
-            return tuple(result.astype("float32").numpy() for result in results)
-        return results.astype("float32").numpy()
+    def _start(self, setup: Setup, program: Program, inputs: Inputs) -> Any:
+        """An engine with the model's weights, of which it makes its own copy."""
+        use_threads()
+        if setup.engine == "onednn":
+            return OneDNNEngine(program.ir, self._prepared(setup.precision))
 
-    def _examples(self) -> Dict[str, np.ndarray]:
-        """Small inputs of the right shapes, always the same."""
-        draw = np.random.default_rng(0)
-        levels = len(self.model.config.get("block_out_channels") or [1])
-        side = 2**levels
-        arrays = {}
-        for name, each in self.inputs.items():
-            if isinstance(each, int):
-                continue
-            shape, dtype = each
-            free = iter([_EXAMPLE_BATCH, *([side, side] if len(shape) == 4 else [_EXAMPLE_LENGTH])])
-            full = [next(free) if size is None else size if size > 0 else side // -size for size in shape]
-            values = draw.integers(0, 10, full) if dtype == "int64" else draw.standard_normal(full)
-            arrays[name] = values.astype(dtype)
-        return arrays
+        def write(folder: Path) -> Tuple[Path, Path]:
+            files = folder / "program.json", folder / "program.pdiparams"
+            program.save(files[0])
+            program.save_parameters(files[1])
+            return files
 
-    def _give_up_layers(self, used: Set[str]) -> None:
-        for name, layer in list(self.model.named_children()):
-            weights = {f"{name}.{key}": weight for key, weight in layer.named_parameters()}
-            if weights and used.issuperset(weights):
-                self.given_up[name] = layer if self.read_from is None else None
-                self.in_use.update(weights)
-                delattr(self.model, name)
+        return start_inference(write, setup, inputs)
+
+    def _prepared(self, precision: str) -> onednn.Weights:
+        """The weights of all parts, each laid out for the kernels when one needs it."""
+        if precision not in self._weights:
+            tensors = {tensor.name: tensor for tensor in self.snapshot.tensors}
+            self._weights[precision] = onednn.Weights(
+                {name: (lambda tensor=tensor: as_float32(tensor)) for name, tensor in tensors.items()},
+                onednn.FP32 if precision == "fp32" else onednn.BF16,
+                lambda name: give_back([tensors[name]]),
+            )
+        return self._weights[precision]
 
 
-def _last_line(error: Exception) -> str:
-    """Of paddle's many-lined messages the one that says what happened."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+def run_layers(model: Any, part: Part, arrays: Dict[str, np.ndarray]) -> Arrays:
+    """What the layers make of a part's inputs, as float32 arrays."""
+    use_threads()
+    with paddle.no_grad():
+        results = part.function(model, *(paddle.to_tensor(arrays[name]) for name in part.inputs))
+    if isinstance(results, tuple):
+        return tuple(result.astype("float32").numpy() for result in results)
+    return results.astype("float32").numpy()
+
+
+# Multiplications from which a call is compiled: its layers take some seconds for these, and the program a third of that
+# or less, with compiling included.
+WORTH_COMPILING = {"_network": 4e11, "_to_pixels": 4e11, "_to_latents": 4e11, "_to_moments": 4e11}
+
+
+def worth_compiling(model: Any, method: str, shape: Sequence[int], times: int = 1) -> bool:
+    """Whether the layers take longer for `model.method` on a map of `shape`, so many times, than compiling does.
+
+    A count of multiplications decides and not a clock, so that the same call always takes the same way.
+    """
+    if paddle.get_device() != "cpu" or method not in WORTH_COMPILING:
+        return False
+    batch, _, height, width = shape
+    return times * batch * height * width * multiplications_a_pixel(model, method) > WORTH_COMPILING[method]
+
+
+def multiplications_a_pixel(model: nn.Layer, method: str) -> float:
+    """Of the convolutions and linear layers of `method`, for a pixel of its input: each weight once a pixel of its
+    level. Attention itself is left out."""
+    last = len(model.config.block_out_channels) - 1
+    decoding = method == "_to_pixels"
+    total = 0.0
+    for name, parameter in model.named_parameters():
+        if decoding and not name.startswith(("decoder.", "post_quant_conv.")):
+            continue
+        if method in ("_to_latents", "_to_moments") and not name.startswith(("encoder.", "quant_conv.")):
+            continue
+        part, _, rest = name.replace("decoder.", "").replace("encoder.", "").partition(".")
+        level = last if part in ("mid_block", "quant_conv", "post_quant_conv") else 0
+        if part in ("down_blocks", "up_blocks"):
+            number = int(rest.partition(".")[0])
+            level = number if part == "down_blocks" else last - number
+        if decoding and part == "conv_in":
+            level = last
+        if parameter.ndim > 1:
+            total += parameter.size / 4**level
+    return total * (4**last if decoding else 1)

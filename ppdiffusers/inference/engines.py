@@ -1,33 +1,42 @@
 """What runs a program: kernels of oneDNN, the library that Paddle carries, or Paddle Inference.
 
-An engine is made of a program and its weights, and is called with numpy arrays by the names of the program's inputs.
+An engine is called with numpy arrays by the names of the program's inputs, from any thread.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
+import logging
 import tempfile
 import threading
+import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
 from ppdiffusers.inference import gpu, onednn
-from ppdiffusers.inference.programs import Inputs, Program, save_parameters, weights
-from ppdiffusers.models.model import Model
+from ppdiffusers.inference.parts import Inputs
 from ppdiffusers.threads import get_num_threads, use_threads
 
+logger = logging.getLogger("ppdiffusers")
+
 PRECISIONS = ("fp32", "bf16")
+# Largest difference, and its root mean square, that a program may have from the layers, over the scale of the result.
+TOLERANCES = {"fp32": (1e-4, 1e-4), "bf16": (0.2, 0.03), "fp16": (0.03, 0.005)}
 # oneDNN's sine overwrites the value that a cosine reads too, when this pass has run (paddle 3.3).
 FAULTY_PASSES = ("inplace_pass",)
 _PLANS = 3  # of different input shapes that an engine keeps
+_EXAMPLE_BATCH = 2
+_EXAMPLE_LENGTH = 5  # of a sequence
 
 Arrays = Union[np.ndarray, Tuple[np.ndarray, ...]]  # of one result, or of several
 
 
 _NAMES = {"onednn": "oneDNN", "inference": "Paddle Inference"}
+
+
+class NoEngine(RuntimeError):
+    """No engine runs a program for tensors of these sizes; the message says why, engine by engine."""
 
 
 class Setup(NamedTuple):
@@ -50,13 +59,13 @@ class PaddleInferenceEngine:
     """A predictor of Paddle Inference.
 
     Args:
-        structure, weights: files of the program; not needed any more afterwards.
+        program, parameters: files; not needed any more afterwards.
     """
 
-    def __init__(self, structure: Path, weights: Path, setup: Setup):
+    def __init__(self, program: Path, parameters: Path, setup: Setup):
         from paddle import inference
 
-        config = inference.Config(str(structure), str(weights))
+        config = inference.Config(str(program), str(parameters))
         config.disable_glog_info()
         config.enable_new_ir(True)
         config.enable_new_executor(True)
@@ -73,30 +82,36 @@ class PaddleInferenceEngine:
             config.enable_mkldnn_bfloat16()
         self._predictor = inference.create_predictor(config)
         self._outputs = [self._predictor.get_output_handle(name) for name in self._predictor.get_output_names()]
+        self._lock = threading.Lock()  # a predictor has one set of inputs and outputs
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
-        for name, array in arrays.items():
-            self._predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(array))
-        self._predictor.run()
-        return _one_or_all([output.copy_to_cpu() for output in self._outputs])
+        with self._lock:
+            for name, array in arrays.items():
+                self._predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(array))
+            self._predictor.run()
+            return _one_or_all([output.copy_to_cpu() for output in self._outputs])
 
 
 class OneDNNEngine:
-    """The program as kernels of oneDNN, the library that Paddle carries, on the CPU."""
+    """The program as kernels of oneDNN, the library that Paddle carries, on the CPU.
+
+    Args:
+        weights: may be shared by engines of the same model and precision.
+    """
 
     _arena = onednn.Arena()
-    _lock = threading.Lock()
+    _lock = threading.Lock()  # the arena is for one at a time, and each computes with all cores
 
-    def __init__(self, program: Any, parameters: Dict[str, np.ndarray], setup: Setup):
+    def __init__(self, program: Any, weights: onednn.Weights):
         self._program = program
-        self._weights = onednn.Weights(parameters, onednn.FP32 if setup.precision == "fp32" else onednn.BF16)
+        self._weights = weights
         self._plans: Dict[Any, onednn.Plan] = {}
         self._threads = get_num_threads()
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
         shapes = {name: array.shape for name, array in arrays.items()}
         key = tuple(sorted(shapes.items()))
-        with self._lock:  # the arena is for one at a time
+        with self._lock:
             use_threads(self._threads)
             found = self._plans.pop(key, None) or onednn.make_plan(self._program, self._weights, shapes)
             self._plans[key] = found  # the latest at the end
@@ -107,6 +122,128 @@ class OneDNNEngine:
 
 def _one_or_all(arrays: List[np.ndarray]) -> Arrays:
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
+
+
+def start_inference(write: Callable[[Path], Tuple[Path, Path]], setup: Setup, inputs: Inputs) -> PaddleInferenceEngine:
+    """An engine of Paddle Inference.
+
+    Args:
+        write: puts program and parameters into a folder, or names those that lie elsewhere.
+    """
+    with tempfile.TemporaryDirectory(prefix="ppdiffusers-") as scratch:
+        files = write(Path(scratch))
+        if setup.tensorrt:
+            files = gpu.with_tensorrt(*files, inputs, gpu.Sizes(), setup.precision, Path(scratch))
+        return PaddleInferenceEngine(*files, setup)
+
+
+class Runner:
+    """Runs a program in the first of several ways that computes what its layers compute.
+
+    Each way is started, and compared with the layers on small examples, when it is first its turn. One that is wrong,
+    or that does not start, is left out from then on; one that has no kernel for certain sizes, for those sizes. So the
+    same call takes the same way, whatever ran before it.
+
+    Args:
+        name: in messages.
+        ways: the fastest first.
+        start: gives the engine of a way.
+        examples: small inputs.
+        wanted: gives the right results for them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ways: List[Setup],
+        start: Callable[[Setup], Callable[[Dict[str, np.ndarray]], Arrays]],
+        examples: Callable[[], Dict[str, np.ndarray]],
+        wanted: Callable[[Dict[str, np.ndarray]], Arrays],
+    ):
+        self.name, self.ways = name, ways
+        self.seconds = 0.0  # that compiling took, checks included
+        self.setup: Optional[Setup] = None  # of the latest call
+        self._start, self._examples, self._wanted = start, examples, wanted
+        self._engines: Dict[Setup, Callable[[Dict[str, np.ndarray]], Arrays]] = {}
+        self._problems: Dict[Setup, str] = {}
+        self._refused: Dict[Any, str] = {}  # by way and sizes
+        self._answer: Optional[Tuple[Dict[str, np.ndarray], Arrays]] = None
+        self._lock = threading.RLock()
+
+    def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
+        """
+        Raises:
+            NoEngine: no way is left for these sizes.
+        """
+        sizes = tuple(sorted((name, array.shape) for name, array in arrays.items()))
+        problems = []
+        for setup in self.ways:
+            problem = self._refused.get((setup, sizes))
+            try:
+                if problem is None:
+                    engine, problem = self._engine(setup)
+                if problem is None:
+                    result = engine(arrays)
+                    self.setup = setup
+                    return result
+            except (onednn.OutOfMemory, MemoryError) as error:  # the other ways would need more
+                logger.warning("%s: no room for this size in %s: %s", self.name, setup, last_line(error))
+                raise NoEngine(f"has no room in {setup}: {last_line(error)}") from None
+            except Exception as error:  # whatever an engine raises, the next one may do
+                problem = f"does not run in {setup} at this size: {last_line(error)}"
+                self._refused[setup, sizes] = problem
+                logger.warning("%s %s", self.name, problem)
+            problems.append(problem)
+        self.setup = None
+        raise NoEngine("; ".join(map(str, problems)))
+
+    def _engine(self, setup: Setup) -> Tuple[Any, Optional[str]]:
+        """The engine of a way, or what is wrong with it."""
+        with self._lock:
+            if setup not in self._engines and setup not in self._problems:
+                started = time.perf_counter()
+                self._try(setup)
+                self.seconds += time.perf_counter() - started
+                if setup in self._engines:
+                    logger.info("%s runs in %s; compiled in %.1f s", self.name, setup, self.seconds)
+                else:
+                    logger.warning("%s %s", self.name, self._problems[setup])
+            return self._engines.get(setup), self._problems.get(setup)
+
+    def _try(self, setup: Setup) -> None:
+        if self._answer is None:
+            examples = self._examples()
+            self._answer = examples, self._wanted(examples)
+        examples, wanted = self._answer
+        try:
+            engine = self._start(setup)
+            worst, rms = relative_error(wanted, engine(examples))
+        except (onednn.OutOfMemory, MemoryError):
+            raise
+        except Exception as error:  # whatever an engine raises, the next one may do
+            self._problems[setup] = f"does not run in {setup}: {last_line(error)}"
+        else:
+            if worst <= TOLERANCES[setup.precision][0] and rms <= TOLERANCES[setup.precision][1]:
+                self._engines[setup] = engine
+            else:
+                self._problems[setup] = f"is wrong by {worst:.1g} in {setup}, which is not used"
+
+
+def example_arrays(inputs: Inputs, levels: int) -> Dict[str, np.ndarray]:
+    """Small inputs of the right shapes, always the same.
+
+    Args:
+        levels: of the model; maps have sides that can be halved as often.
+    """
+    draw = np.random.default_rng(0)
+    side = max(2**levels, gpu.Sizes().multiple)
+    arrays = {}
+    for name, (shape, dtype) in inputs.items():
+        free = iter([_EXAMPLE_BATCH, *([side, side] if len(shape) == 4 else [_EXAMPLE_LENGTH])])
+        full = [next(free) if size is None else size if size > 0 else side // -size for size in shape]
+        values = draw.integers(0, 10, full) if dtype == "int64" else draw.standard_normal(full)
+        arrays[name] = values.astype(dtype)
+    return arrays
 
 
 def has_bfloat16() -> bool:
@@ -160,31 +297,6 @@ def _gpu_setups(engine: str, precision: str, device: str, tensorrt: bool) -> Lis
     return [plain._replace(tensorrt=True), plain] if tensorrt else [plain]
 
 
-def start(setup: Setup, model: Model, program: Program, inputs: Inputs) -> Any:
-    """An engine with `model`'s weights. It has a copy of its own: the model may give up its."""
-    if setup.engine == "onednn":
-        state = weights(model)
-        # Not copied: these are the tensors' own memory, also after the model has given them up.
-        arrays = {
-            name: np.from_dlpack(state[key].detach().astype("float32")) for name, key in program.parameters.items()
-        }
-        return OneDNNEngine(program.load(), arrays, setup)
-    with tempfile.TemporaryDirectory(prefix="ppdiffusers-", dir=_roomy_folder(program)) as scratch:
-        file = Path(scratch) / "weights.pdiparams"
-        save_parameters(model, program, file)
-        structure = program.file
-        if setup.tensorrt:
-            beside = Path(shutil.copy(structure, file.with_suffix(structure.suffix)))
-            structure, file = gpu.with_tensorrt(beside, inputs, gpu.Sizes(), setup.precision, Path(scratch))
-        return PaddleInferenceEngine(structure, file, setup)
-
-
-def _roomy_folder(program: Program) -> Path:
-    """Where gigabytes may lie for a second: beside the program, if that is writable, as /tmp is often small."""
-    folder = program.file.parent
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
-
-
 def relative_error(wanted: Arrays, got: Arrays) -> Tuple[float, float]:
     """Largest difference over the largest wanted value, and root mean square difference over that of what is wanted;
     of several results the largest of each."""
@@ -198,3 +310,9 @@ def relative_error(wanted: Arrays, got: Arrays) -> Tuple[float, float]:
     difference = np.abs(wanted.astype(np.float64) - got)
     rms = np.sqrt((difference**2).mean()) / (np.sqrt((wanted.astype(np.float64) ** 2).mean()) or 1.0)
     return float(difference.max() / (np.abs(wanted).max() or 1.0)), float(rms)
+
+
+def last_line(error: BaseException) -> str:
+    """Of paddle's many-lined messages the one that says what happened."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

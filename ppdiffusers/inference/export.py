@@ -12,9 +12,8 @@ scheduler/, tokenizer/                 as of any saved pipeline
 
 from __future__ import annotations
 
-import functools
+import copy
 import os
-import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Set
 
@@ -24,19 +23,20 @@ import paddle
 from model_zoo import digests
 from ppdiffusers.checkpoints import save_safetensors
 from ppdiffusers.config import PathLike, appearing, write_json
-from ppdiffusers.inference.compiled import CompiledPart, compile_model
+from ppdiffusers.inference.compiled import run_layers
+from ppdiffusers.inference.engines import example_arrays
 from ppdiffusers.inference.exported import (
     ANSWER,
     FORMAT,
     MANIFEST,
     Exported,
-    ExportedPart,
     ExportError,
     check_precision,
     is_exported,
-    part_name,
 )
-from ppdiffusers.inference.programs import UnsupportedPaddle, cached_program, save_parameters, weights
+from ppdiffusers.inference.parts import parts_of
+from ppdiffusers.inference.programs import UnsupportedPaddle, trace
+from ppdiffusers.inference.stand_in import StandIn
 from ppdiffusers.models.model import SAFE_WEIGHTS, Model
 from ppdiffusers.version import __version__
 
@@ -62,10 +62,10 @@ def export(pipeline: Any, folder: PathLike, index_file: str, precision: str = "a
     with appearing(target) as part:
         components = {}
         for name, component in pipeline.components.items():
-            if not isinstance(component, Model) or not component._programs():
+            if not isinstance(component, Model) or not parts_of(component):
                 component.save_pretrained(part / name)
             else:
-                components[name] = _write_model(component, part, name, pipeline._engine)
+                components[name] = _write_model(component, part, name)
         write_json(part / index_file, pipeline.config)
         files = sorted(file for file in part.rglob("*") if file.is_file())
         manifest = {
@@ -95,8 +95,8 @@ def _check_component(name: str, component: Any) -> None:
         raise ExportError(f"the {name}, a {type(component).__name__}, has no save_pretrained, so it cannot be written")
     if not isinstance(component, Model):
         return
-    if component._exported is not None:
-        component._use_layers()  # raises, with the reason
+    if isinstance(component, StandIn):
+        component.require_layers()  # raises, with the reason, where there are none
     if component.dtype != paddle.float32:
         raise ExportError(
             f"the {name} is {str(component.dtype).rpartition('.')[2]}, and programs are made of float32 layers; load "
@@ -104,54 +104,45 @@ def _check_component(name: str, component: Any) -> None:
         )
 
 
-def _write_model(model: Model, root: Path, name: str, compiled: Any) -> Dict[str, Any]:
-    """What the manifest says about the component. A compiled model is compiled again with `compiled` afterwards."""
-    was_compiled = model._restore is not None
-    model._use_layers()
-    training, folder = model.training, root / name
-    model.eval()
-    held: Set[str] = set()
+def _write_model(model: Model, root: Path, name: str) -> Dict[str, Any]:
+    """What the manifest says about the component."""
+    folder = root / name
+    folder.mkdir(exist_ok=True)
+    if model.training:  # programs are of the other mode
+        model = copy.deepcopy(model)
+        model.eval()
+    held: Set[int] = set()
     parts = {}
-    for method, inputs in model._programs().items():
-        part = part_name(method)
+    for part in parts_of(model).values():
         try:
-            program = cached_program(model, method, inputs)
+            program = trace(model, part)
         except UnsupportedPaddle as error:
             raise ExportError(f"the {name} cannot be exported: {error}") from None
-        held.update(program.parameters.values())
-        names = {"program": f"{part}.json", "parameters": f"{part}.pdiparams", "example": f"{part}.npz"}
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(program.file, folder / names["program"])
-        save_parameters(model, program, folder / names["parameters"])
-        _write_example(model, method, folder / names["example"])
-        shapes = {key: {"shape": shape, "dtype": dtype} for key, (shape, dtype) in inputs.items()}
-        parts[part] = {**{key: f"{name}/{file}" for key, file in names.items()}, "inputs": shapes}
+        held.update(map(id, program.parameters.values()))
+        names = {"program": f"{part.name}.json", "parameters": f"{part.name}.pdiparams", "example": f"{part.name}.npz"}
+        program.save(folder / names["program"])
+        program.save_parameters(folder / names["parameters"])
+        arrays: Dict[str, Any] = example_arrays(part.inputs, len(model.config.get("block_out_channels") or [1]))
+        arrays[ANSWER] = run_layers(model, part, arrays)
+        np.savez(folder / names["example"], **arrays)
+        shapes = {key: {"shape": shape, "dtype": dtype} for key, (shape, dtype) in part.inputs.items()}
+        parts[part.name] = {**{key: f"{name}/{file}" for key, file in names.items()}, "inputs": shapes}
     replaced = _replaced(model, held)
-    left = {key: value.numpy() for key, value in weights(model).items() if key.partition(".")[0] not in replaced}
+    weights = model.state_dict()
+    left = {key: value.numpy() for key, value in weights.items() if key.partition(".")[0] not in replaced}
     save_safetensors(folder / SAFE_WEIGHTS, left, {"format": "pd"})
     model.save_config(folder)
-    if training:
-        model.train()
-    if was_compiled:
-        compile_model(model, *compiled)
     return {"class": type(model).__name__, "replaced": replaced, "parts": parts}
 
 
-def _replaced(model: Model, held: Set[str]) -> List[str]:
-    """The children all of whose weights programs hold; those without weights stay."""
+def _replaced(model: Model, held: Set[int]) -> List[str]:
+    """The children all of whose weights programs hold, by identity; those without weights stay."""
     found = []
     for name, layer in model.named_children():
-        names = [f"{name}.{key}" for key, _ in layer.named_parameters()]
-        if names and held.issuperset(names):
+        weights = {id(weight) for weight in layer.parameters()}
+        if weights and held.issuperset(weights):
             found.append(name)
     return found
-
-
-def _write_example(model: Model, method: str, file: Path) -> None:
-    compared = CompiledPart(model, method, model._programs()[method], [])
-    arrays: Dict[str, Any] = compared._examples()
-    arrays[ANSWER] = compared._wanted(functools.partial(getattr(type(model), method), model), arrays)
-    np.savez(file, **arrays)
 
 
 def _describe(file: Path) -> Dict[str, Any]:
@@ -166,7 +157,5 @@ def _try(folder: Path, kinds: Dict[str, Any]) -> None:
     """
     exported = Exported(folder)
     for name, kind in kinds.items():
-        model = exported.load(name, kind, "inference", "fp32")
-        for part in list(vars(model).values()):
-            if isinstance(part, ExportedPart):
-                part.compile()
+        for part in exported.load(name, kind, "inference", "fp32")._parts.values():
+            part.run()

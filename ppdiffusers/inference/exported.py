@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import tempfile
-import time
+import struct
+import threading
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any, Dict, List, NamedTuple, NoReturn, Type
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Type
 
 import numpy as np
 import paddle
+from paddle import nn
 
 from model_zoo import digests
 from ppdiffusers.checkpoints import open_checkpoint
 from ppdiffusers.config import ConfigError, PathLike, read_json
-from ppdiffusers.inference import gpu
-from ppdiffusers.inference.compiled import CompiledPart
+from ppdiffusers.inference import onednn
 from ppdiffusers.inference.engines import (
     PRECISIONS,
+    NoEngine,
     OneDNNEngine,
-    PaddleInferenceEngine,
+    Runner,
     Setup,
     has_bfloat16,
     setups,
+    start_inference,
 )
-from ppdiffusers.inference.programs import Inputs, Program
+from ppdiffusers.inference.parts import Inputs, Part, parts_of
+from ppdiffusers.inference.programs import load_program
+from ppdiffusers.inference.stand_in import StandIn
 from ppdiffusers.models.model import SAFE_WEIGHTS, Model, dtype_name, load_checkpoint
 from ppdiffusers.threads import use_threads
-
-logger = logging.getLogger("ppdiffusers")
 
 MANIFEST = "deployment.json"
 FORMAT = 1
 ANSWER = "result"  # of an example: what the layers made of its other arrays
+# What an exported model has of all that its class has beside its own methods.
+_KEPT = ("config", "config_keys", "config_name", "dtype", "eval", "num_parameters", "save_config", "training")
 
 
 class ExportError(ValueError):
@@ -133,8 +135,8 @@ class Exported:
         """Whether the component has programs; others are saved as always."""
         return name in self._components
 
-    def load(self, name: str, kind: Type[Model], engine: str, precision: str, dtype: Any = None) -> Model:
-        """The component `name`, a `kind` whose programs run in `engine`; they are started when they are first called.
+    def load(self, name: str, kind: Type[Model], engine: str, precision: str, dtype: Any = None) -> ExportedModel:
+        """The component `name`, in place of a `kind`; its programs are started when they are first called.
 
         Args:
             engine: "auto", "onednn" or "inference".
@@ -151,12 +153,14 @@ class Exported:
                 f"from 'auto', {', '.join(map(repr, PRECISIONS))}"
             )
         folder = self.folder / name
-        with paddle.LazyGuard():  # no memory for layers, most of which go at once
+        with paddle.LazyGuard():  # no memory for layers, most of which have no weights here
             model = kind.from_config(kind.load_config(folder))
-        inputs = model._programs()
         try:
             entry = self._components[name]
-            parts = {method: self._part(entry["parts"][part_name(method)], inputs[method]) for method in inputs}
+            files = {
+                method: self._part(entry["parts"][part.name], part.inputs) for method, part in parts_of(model).items()
+            }
+            parts = parts_of(model)
             for layer in entry["replaced"]:
                 delattr(model, layer)
         except (KeyError, TypeError, AttributeError) as error:
@@ -164,10 +168,7 @@ class Exported:
         with open_checkpoint(folder / SAFE_WEIGHTS) as checkpoint:
             load_checkpoint(model, checkpoint, "float32")
         model.eval()
-        object.__setattr__(model, "_exported", functools.partial(self._use, model, parts))
-        object.__setattr__(model, "_restore", functools.partial(self._refuse, kind))
-        self._use(model, parts, engine, precision)
-        return model
+        return ExportedModel(self, model, parts, files, engine, precision)
 
     def _part(self, entry: Dict[str, Any], inputs: Inputs) -> PartFiles:
         found = {name: (value["shape"], value["dtype"]) for name, value in entry["inputs"].items()}
@@ -181,60 +182,111 @@ class Exported:
             raise KeyError(f"files of {names[0]}")
         return PartFiles(*(self.folder / name for name in names))
 
-    def _use(
+
+class ExportedModel(StandIn):
+    """A component of an exported folder: called like the model that was exported, whose layers are not there.
+
+    Raises:
+        ExportError: engine "eager".
+        ValueError: an unknown engine or precision, or one that this machine does not have.
+    """
+
+    def __init__(
         self,
+        source: Exported,
         model: Model,
-        parts: Dict[str, PartFiles],
+        parts: Dict[str, Part],
+        files: Dict[str, PartFiles],
         engine: str,
         precision: str,
         device: str = "cpu",
         tensorrt: bool = False,
-    ) -> None:
-        """What `compile_model` does, with the files that are here."""
+    ):
+        super().__init__(model)
         if engine == "eager":
             raise ExportError(
-                f"{self.folder} holds programs without layers, which engine 'eager' would run; leave engine out, or "
+                f"{source.folder} holds programs without layers, which engine 'eager' would run; leave engine out, or "
                 "load the pipeline that was exported"
             )
-        chosen = precision
-        if precision == "auto" and (self.precision != "bf16" or has_bfloat16() or device != "cpu"):
-            chosen = self.precision
-        ways = setups(engine, chosen, device, tensorrt)
-        for method, files in parts.items():
-            object.__setattr__(model, method, ExportedPart(model, method, model._programs()[method], ways, files))
+        if precision == "auto" and (source.precision != "bf16" or has_bfloat16() or device != "cpu"):
+            precision = source.precision
+        self._arguments = source, model, parts, files
+        ways = setups(engine, precision, device, tensorrt)
+        kind = type(model).__name__
+        self._parts = {method: ExportedPart(kind, part, files[method], ways) for method, part in parts.items()}
 
-    def _refuse(self, kind: Type[Model]) -> NoReturn:
+    def with_engine(self, engine: str, precision: str, device: str = "cpu", tensorrt: bool = False) -> ExportedModel:
+        return ExportedModel(*self._arguments, engine, precision, device, tensorrt)
+
+    def __reduce__(self) -> NoReturn:
+        self.require_layers()
+
+    def _replaced(self) -> Dict[str, Callable[..., Any]]:
+        return self._parts
+
+    def __getattr__(self, name: str) -> Any:
+        general = hasattr(nn.Layer, name) or name in vars(Model)
+        if general and name != "forward" and name not in _KEPT and not name.startswith("_"):
+            self.require_layers()
+        return super().__getattr__(name)
+
+    def to(self, device: Any = None, dtype: Any = None, blocking: Any = None) -> ExportedModel:
+        """Where programs run and in what is of `with_engine`."""
+        if device not in (None, "cpu") or dtype not in (None, "float32"):
+            self.require_layers()
+        return self
+
+    def require_layers(self) -> NoReturn:
+        """Raises ExportError."""
         raise ExportError(
-            f"the {kind.__name__} of {self.folder} has programs and no layers: it can be called, but not saved, moved, "
-            "trained or exported; load the pipeline that was exported for that, or copy the folder"
+            f"the {type(self.model).__name__} of {self._arguments[0].folder} has programs and no layers: it can be "
+            "called, but not saved, moved, trained or exported; load the pipeline that was exported for that, or copy "
+            "the folder"
         )
 
 
-class ExportedPart(CompiledPart):
-    """`model.method`, as a program of an exported folder. It is checked with the example that lies beside it."""
+class ExportedPart:
+    """A program of an exported folder. It is checked with the example that lies beside it.
 
-    def __init__(self, model: Model, method: str, inputs: Inputs, ways: List[Setup], files: PartFiles):
-        super().__init__(model, method, inputs, ways)
-        self.files = files
+    Attributes:
+        setup: what the latest call ran in; None before the first.
+    """
 
-    def compile(self) -> None:
-        """Choose the fastest way that computes what the layers computed.
+    def __init__(self, kind: str, part: Part, files: PartFiles, ways: List[Setup]):
+        self.part, self.files = part, files
+        self._ways, self._name = ways, f"{kind}.{part.name}"
+        self._lock = threading.Lock()
+        self._runner: Optional[Runner] = None
+        self._weights: Dict[str, onednn.Weights] = {}
 
-        Raises:
-            ExportError: there is none.
+    @property
+    def setup(self) -> Optional[Setup]:
+        return None if self._runner is None else self._runner.setup
+
+    def __call__(self, *tensors: paddle.Tensor) -> Any:
         """
-        started = time.perf_counter()
-        use_threads()
-        name = f"{type(self.model).__name__}.{part_name(self.method)}"
-        example = self._example()
-        wanted = example.pop(ANSWER)
-        problems = self._first_right(name, self._start, example, lambda: wanted, set())
-        if self.setup is None:
+        Raises:
+            ExportError: no engine computes what the layers computed.
+        """
+        with paddle.no_grad():
+            given = zip(self.part.inputs.items(), tensors)
+            results = self.run({name: value.astype(dtype).numpy() for (name, (_, dtype)), value in given})
+        return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
+
+    def run(self, arrays: Optional[Dict[str, np.ndarray]] = None) -> Any:
+        """What the program makes of `arrays`, or of the example."""
+        with self._lock:
+            if self._runner is None:
+                example = self._example()
+                answer = example.pop(ANSWER)
+                self._runner = Runner(self._name, self._ways, self._start, lambda: example, lambda _: answer)
+                self._example_arrays = example
+        try:
+            return self._runner(self._example_arrays if arrays is None else arrays)
+        except NoEngine as error:
             raise ExportError(
-                f"{self.files.program} {'; '.join(problems)}; load the pipeline that was exported, which has layers too"
-            )
-        self.seconds = time.perf_counter() - started
-        logger.info("%s runs in %s; started in %.1f s", name, self.setup, self.seconds)
+                f"{self.files.program} {error}; load the pipeline that was exported, which has layers too"
+            ) from None
 
     def _example(self) -> Dict[str, np.ndarray]:
         try:
@@ -242,40 +294,49 @@ class ExportedPart(CompiledPart):
                 example = dict(arrays)
         except (OSError, EOFError, ValueError, zipfile.BadZipFile):
             raise ExportError(f"{self.files.example} is damaged; copy the folder again") from None
-        if example.keys() != {*self.inputs, ANSWER}:
+        if example.keys() != {*self.part.inputs, ANSWER}:
             raise ExportError(
-                f"{self.files.example} holds {', '.join(example)}, and its program takes {', '.join(self.inputs)}; "
-                "copy the folder again"
+                f"{self.files.example} holds {', '.join(example)}, and its program takes "
+                f"{', '.join(self.part.inputs)}; copy the folder again"
             )
         return example
 
-    def siblings(self, programs: Dict[str, Inputs]) -> NoReturn:
-        raise ExportError(
-            f"{self.files.program} runs whole, and nothing here runs parts of it: disable_deep_cache(), or load the "
-            "pipeline that was exported"
-        )
-
     def _start(self, setup: Setup) -> Any:
+        use_threads()
         if setup.engine == "onednn":
-            program = Program(self.files.program, {}).load()
-            return OneDNNEngine(program, read_parameters(program, self.files.parameters), setup)
-        if setup.tensorrt:
-            with tempfile.TemporaryDirectory(prefix="ppdiffusers-") as scratch:
-                made = gpu.with_tensorrt(self.files.program, self.inputs, gpu.Sizes(), setup.precision, Path(scratch))
-                return PaddleInferenceEngine(*made, setup)
-        return PaddleInferenceEngine(self.files.program, self.files.parameters, setup)
+            program = load_program(self.files.program)
+            arrays = map_parameters(program, self.files.parameters)
+            weights = onednn.Weights(
+                {name: (lambda array=array: np.array(array)) for name, array in arrays.items()},
+                onednn.FP32 if setup.precision == "fp32" else onednn.BF16,
+            )
+            return OneDNNEngine(program, weights)
+        return start_inference(lambda _: (self.files.program, self.files.parameters), setup, self.part.inputs)
 
 
-def part_name(method: str) -> str:
-    """What files and people call a program; the method behind it is private."""
-    return method.strip("_")
+def map_parameters(program: Any, file: Path) -> Dict[str, np.ndarray]:
+    """The arrays of a `.pdiparams` by their names in the program, as views of the file, which is read when they are.
 
+    The file holds, in the order of the names, a header of two versions, levels of detail (none), and a description in
+    protocol buffers, and the values (`paddle/fluid/framework/lod_tensor.cc`, `SerializeToStream`).
 
-def read_parameters(program: Any, file: Path) -> Dict[str, np.ndarray]:
-    """The arrays of a `.pdiparams`, by their names in the program."""
-    operators = program.global_block().ops
-    names = sorted(op.attrs()["parameter_name"] for op in operators if op.name() == "builtin.parameter")
-    tensors = [paddle.empty([0]) for _ in names]
-    dense = [tensor.get_tensor() for tensor in tensors]
-    paddle.base.core.load_combine_func(str(file), names, dense, False, paddle.CPUPlace())
-    return {name: np.from_dlpack(tensor) for name, tensor in zip(names, tensors)}
+    Raises:
+        ExportError: it holds something else, or not all.
+    """
+    results = [op.result(0) for op in program.global_block().ops if op.name() == "builtin.parameter"]
+    shapes = {value.name: list(value.shape) for value in results}
+    data, offset, arrays = np.memmap(file, np.uint8, "r"), 0, {}
+    try:
+        for name in sorted(shapes):
+            _, levels, _, described = struct.unpack_from("<IQIi", data, offset)
+            offset += 20 + described
+            count = int(np.prod(shapes[name]))
+            if levels or described < 0:
+                raise ValueError(f"{name} is no array")
+            arrays[name] = np.frombuffer(data, np.float32, count, offset).reshape(shapes[name])
+            offset += 4 * count
+        if offset != data.size:
+            raise ValueError(f"{data.size - offset} bytes are left over")
+    except (struct.error, ValueError) as error:
+        raise ExportError(f"{file} does not hold its program's parameters ({error}); copy the folder again") from None
+    return arrays

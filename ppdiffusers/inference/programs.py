@@ -1,36 +1,26 @@
-"""Parts of models as Paddle programs: traced once an architecture, and kept in the cache without weights."""
+"""Parts of models as Paddle programs (PIR), traced without their weights.
+
+A trace runs the layers once on symbols, which takes a tenth of a second or two. So nothing is kept between processes:
+no file can be out of date, damaged, or somebody else's.
+"""
 
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
-import json
-import logging
 import math
-import tempfile
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict
 
+import numpy as np
 import paddle
-from paddle import nn
 
-from model_zoo import digests, settings
-from ppdiffusers.config import ConfigError, read_json, replacing, write_json
-from ppdiffusers.models.model import Model
-from ppdiffusers.version import __version__
+from ppdiffusers.config import replacing
+from ppdiffusers.inference.parts import Inputs, Part
 
-logger = logging.getLogger("ppdiffusers")
-
-STRUCTURE = ".json"  # ending by which Paddle Inference knows the programs of paddle 3
-CACHE_FOLDER = ".programs"  # in the model cache, where no model's name begins with a dot
-
-# Name to shape and type of a tensor, or to a number that the program is made for. None is a size that differs from
-# call to call, and -n an n-th of such a height or width.
-Inputs = Dict[str, Any]
+_tracing = threading.RLock()  # paddle has one static mode for the whole process
 
 
 class UnsupportedPaddle(RuntimeError):
@@ -42,110 +32,84 @@ class Program:
     """A traced part of a model, without its weights.
 
     Attributes:
-        file: the program as paddle serialises it.
-        parameters: names of weights in the program, to names in the model's state dict.
+        ir: the program.
+        parameters: the weights that it reads, by their names in it: the model's own tensors.
     """
 
-    file: Path
-    parameters: Dict[str, str]
+    ir: Any
+    parameters: Dict[str, paddle.Tensor]
 
-    def load(self) -> Any:
-        """The program itself, as `paddle.static.Program`."""
-        program = paddle.static.Program()
-        paddle.base.core.deserialize_pir_program(str(self.file), program)
-        return program
+    def save(self, file: Path) -> None:
+        """Write it as Paddle Inference reads it.
 
+        Raises:
+            OSError: it cannot be written, or not whole.
+        """
+        with replacing(file) as part:
+            paddle.base.core.serialize_pir_program(self.ir, str(part), True, False, True)
+            if part.read_bytes()[-1:] != b"}":
+                raise _no_room(file)
 
-def cached_program(model: Model, method: str, inputs: Inputs) -> Program:
-    """The program of `model.method`, traced where the cache has none for this architecture and paddle version.
+    def save_parameters(self, file: Path) -> None:
+        """Write the weights as Paddle Inference reads them (`.pdiparams`), as float32.
 
-    Raises:
-        UnsupportedPaddle: paddle before 3.0 writes other programs.
-    """
-    key = {
-        "class": type(model).__name__,
-        "config": dict(model.config),
-        "method": method,
-        "inputs": inputs,
-        "paddle": paddle.__version__,
-        "ppdiffusers": __version__,
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=list).encode()).hexdigest()[:32]
-    file = settings.home() / CACHE_FOLDER / f"{digest}{STRUCTURE}"
-    try:
-        kept = read_json(file.with_suffix(".parameters.json"))
-        if kept["sha256"] == digests.of_file(file, ["sha256"])["sha256"]:
-            return Program(file, kept["parameters"])
-    except (ConfigError, KeyError, OSError):
-        pass  # missing or damaged: traced again
-    try:
-        return trace(model, method, inputs, file)
-    except OSError as error:
-        logger.warning("%s cannot keep programs (%s); they are made anew in every process", file.parent, error)
-        return trace(model, method, inputs, Path(_scratch().name) / file.name)
-
-
-@functools.cache
-def _scratch() -> Any:
-    """A folder that goes when this process ends."""
-    return tempfile.TemporaryDirectory(prefix="ppdiffusers-")
-
-
-def trace(model: Model, method: str, inputs: Inputs, file: Path) -> Program:
-    """Write the program of `model.method` to `file`, and beside it its digest and the names of its weights.
-
-    Raises:
-        OSError: they cannot be written, or not whole.
-        UnsupportedPaddle: paddle before 3.0 writes other programs.
-    """
-    if not hasattr(paddle, "pir_utils"):
-        raise UnsupportedPaddle(f"paddle {paddle.__version__} has no program format that is used here; 3.0 has")
-    from paddle.static.pir_io import normalize_pir_program  # the only way to a program that is fed and fetched
-
-    specs = [each if isinstance(each, int) else _spec(name, *each) for name, each in inputs.items()]
-    layers = MethodType(getattr(type(model), method), model)  # whatever stands for it now
-    with warnings.catch_warnings():  # on lists that it keeps as they are
-        warnings.simplefilter("ignore")
-        traced = paddle.jit.to_static(layers, input_spec=specs, full_graph=True).concrete_program
-    names = {parameter.name: name for name, parameter in model.named_parameters()}
-    known = {value.name: names[tensor.name] for tensor, value in zip(*traced.parameters)}  # of the whole model
-    operators = traced.main_program.global_block().ops
-    feeds = [op.result(0) for op in operators if op.name() == "pd_op.data"]
-    with paddle.pir_utils.IrGuard():
-        program = normalize_pir_program(traced.main_program, feeds, list(traced.outputs))
-    read = [op.attrs()["parameter_name"] for op in program.global_block().ops if op.name() == "builtin.parameter"]
-    parameters = {name: known[name] for name in read}
-    with replacing(file) as part:
-        paddle.base.core.serialize_pir_program(program, str(part), True, False, True)
-        try:
-            json.loads(part.read_bytes())
-        except ValueError:
-            raise _no_room(file) from None
-        sha256 = digests.of_file(part, ["sha256"])["sha256"]
-    write_json(file.with_suffix(".parameters.json"), {"sha256": sha256, "parameters": parameters})
-    return Program(file, parameters)
-
-
-def _spec(name: str, shape: List[Optional[int]], dtype: str) -> Any:
-    return paddle.static.InputSpec([size if size is None or size > 0 else None for size in shape], dtype, name)
-
-
-def weights(model: Model) -> Dict[str, paddle.Tensor]:
-    """By name, of the layers that are there: `state_dict` would bring back those that programs stand for."""
-    return dict(nn.Layer.state_dict(model))
-
-
-def save_parameters(model: Model, program: Program, file: Path) -> None:
-    """Write the weights of `program` as Paddle Inference reads them (`.pdiparams`), from `model`'s, as float32."""
-    state = weights(model)
-    names = sorted(program.parameters)  # the order in which they are read
-    tensors = [state[program.parameters[name]].astype("float32").get_tensor() for name in names]
-    with replacing(file) as part:
-        paddle.base.core.save_combine_func(tensors, names, str(part), True, False, False)
-        if part.stat().st_size < 4 * sum(math.prod(tensor.shape()) for tensor in tensors):
-            raise _no_room(file)
+        Raises:
+            OSError: they cannot be written, or not whole.
+        """
+        names = sorted(self.parameters)  # the order in which they are read
+        tensors = [self.parameters[name].astype("float32").cpu().get_tensor() for name in names]
+        with replacing(file) as part:
+            paddle.base.core.save_combine_func(tensors, names, str(part), True, False, False)
+            if part.stat().st_size < 4 * sum(math.prod(tensor.shape()) for tensor in tensors):
+                raise _no_room(file)
 
 
 def _no_room(file: Path) -> OSError:
     """Paddle does not tell that a disk is full."""
     return OSError(errno.ENOSPC, "could not be written whole", str(file))
+
+
+def load_program(file: Path) -> Any:
+    """What `Program.save` wrote, as `paddle.static.Program`."""
+    program = paddle.static.Program()
+    paddle.base.core.deserialize_pir_program(str(file), program)
+    return program
+
+
+def trace(model: Any, part: Part) -> Program:
+    """The program of a part of `model`, for inputs of every size. The model is not changed.
+
+    Raises:
+        UnsupportedPaddle: paddle before 3.0 writes other programs.
+        Exception: whatever layers raise that cannot be traced.
+    """
+    if not hasattr(paddle, "pir_utils"):
+        raise UnsupportedPaddle(f"paddle {paddle.__version__} has no program format that is used here; 3.0 has")
+    from paddle.static.pir_io import normalize_pir_program  # the only way to a program that is fed and fetched
+
+    # Paddle would rewrite the source of what it calls, which takes ten times as long as the trace. There is no need: no
+    # branch in the layers depends on a tensor.
+    run = paddle.jit.not_to_static(lambda tensors: part.function(model, *tensors))
+    with _tracing, warnings.catch_warnings(), paddle.no_grad():
+        warnings.simplefilter("ignore")  # on lists that it keeps as they are
+        traced = paddle.jit.to_static(run, input_spec=[_specs(part.inputs)], full_graph=True).concrete_program
+        feeds = [op.result(0) for op in traced.main_program.global_block().ops if op.name() == "pd_op.data"]
+        with paddle.pir_utils.IrGuard():
+            program = normalize_pir_program(traced.main_program, feeds, list(traced.outputs))
+    known = {value.name: tensor for tensor, value in zip(*traced.parameters)}  # of the whole model
+    read = [op.attrs()["parameter_name"] for op in program.global_block().ops if op.name() == "builtin.parameter"]
+    return Program(program, {name: known[name] for name in read})
+
+
+def _specs(inputs: Inputs) -> Any:
+    return [
+        paddle.static.InputSpec([size if size is None or size > 0 else None for size in shape], dtype, name)
+        for name, (shape, dtype) in inputs.items()
+    ]
+
+
+def as_float32(tensor: paddle.Tensor) -> np.ndarray:
+    """A weight as a float32 array in this machine's memory: the tensor's own memory where that is possible."""
+    value = tensor.detach()
+    value = value if value.dtype == paddle.float32 else value.astype("float32")
+    return np.from_dlpack(value if value.place.is_cpu_place() else value.cpu())

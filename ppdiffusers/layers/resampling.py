@@ -6,6 +6,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ppdiffusers.layers.shapes import sizes
+
 
 class Downsample2D(nn.Layer):
     """Halve `[B, C, H, W]`: a 3x3 convolution of stride 2, or 2x2 averaging with `use_conv=False`.
@@ -28,7 +30,7 @@ class Downsample2D(nn.Layer):
 
 def repeat_pixels(hidden_states: paddle.Tensor) -> paddle.Tensor:
     """Nearest-neighbour doubling, exact. Not `F.interpolate`, whose compiled form oneDNN refuses in paddle 3.3."""
-    batch, channels, height, width = hidden_states.shape
+    batch, channels, height, width = sizes(hidden_states)
     tiled = hidden_states.unsqueeze(-1).unsqueeze(-3).tile([1, 1, 1, 2, 1, 2])  # [B, C, H, 2, W, 2]
     return tiled.reshape([batch, channels, 2 * height, 2 * width])
 

@@ -7,6 +7,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppdiffusers.layers.attention import attend, merge_heads, split_heads
+from ppdiffusers.layers.shapes import sizes
 
 _NORM_EPS = 1e-6  # of the group norm in front, whatever the U-Net's norm_eps says: so are the published models
 
@@ -128,7 +129,7 @@ class Transformer2DModel(nn.Layer):
 
     def forward(self, hidden_states: paddle.Tensor, context: paddle.Tensor) -> paddle.Tensor:
         residual = hidden_states
-        height, width = hidden_states.shape[2:]
+        height, width = sizes(hidden_states)[2:]
         hidden_states = self.norm(hidden_states)
         if self.linear_projection:
             tokens = self.proj_in(_to_tokens(hidden_states))
@@ -144,10 +145,10 @@ class Transformer2DModel(nn.Layer):
 
 
 def _to_tokens(hidden_states: paddle.Tensor) -> paddle.Tensor:
-    batch, channels, height, width = hidden_states.shape
+    batch, channels, height, width = sizes(hidden_states)
     return hidden_states.reshape([batch, channels, height * width]).transpose([0, 2, 1])
 
 
 def _to_map(tokens: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
-    batch, _, channels = tokens.shape
+    batch, _, channels = sizes(tokens)
     return tokens.transpose([0, 2, 1]).reshape([batch, channels, height, width])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Sequence, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -85,12 +85,6 @@ class AutoencoderKL(Model):
         """
         sample = self._to_pixels(z)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
-
-    def _programs(self) -> Dict[str, Dict[str, Tuple[List[Optional[int]], str]]]:
-        return {
-            "_to_moments": {"x": ([None, self.config.in_channels, None, None], "float32")},
-            "_to_pixels": {"z": ([None, self.config.latent_channels, None, None], "float32")},
-        }
 
     def _to_moments(self, x: paddle.Tensor) -> paddle.Tensor:
         moments = self.encoder(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -11,6 +11,7 @@ from paddle import nn
 from ppdiffusers.config import register_to_config
 from ppdiffusers.layers.activations import get_activation
 from ppdiffusers.layers.attention import attend, merge_heads, split_heads
+from ppdiffusers.layers.shapes import sizes
 from ppdiffusers.models.model import PICKLED_WEIGHTS, SAFE_WEIGHTS, Model
 from ppdiffusers.outputs import Output
 
@@ -70,7 +71,7 @@ class LDMBertEncoder(nn.Layer):
         self.layer_norm = nn.LayerNorm(d_model)
 
     def forward(self, input_ids: paddle.Tensor) -> paddle.Tensor:
-        positions = paddle.arange(input_ids.shape[1])
+        positions = paddle.arange(sizes(input_ids)[1])
         tokens = self.dropout(self.embed_tokens(input_ids) + self.embed_positions(positions))  # [B, T, d_model]
         for layer in self.layers:
             tokens = layer(tokens)
@@ -148,9 +149,6 @@ class LDMBertModel(Model):
             raise ValueError(f"a text of {input_ids.shape[1]} tokens; this model reads at most {longest}: cut it")
         hidden_states = self._encode(input_ids)
         return TextEncoderOutput(last_hidden_state=hidden_states) if return_dict else (hidden_states,)
-
-    def _programs(self) -> Dict[str, Dict[str, Tuple[List[Optional[int]], str]]]:
-        return {"_encode": {"input_ids": ([None, None], "int64")}}
 
     def _encode(self, input_ids: paddle.Tensor) -> paddle.Tensor:
         return self.model(input_ids)

@@ -1,9 +1,9 @@
-"""What the U-Nets share: embeddings of timestep and class, the sizes that they take, and the way down and up."""
+"""What the U-Nets share: embeddings of timestep and class, and the way down, through the middle and up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Optional, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -11,8 +11,6 @@ from paddle import nn
 from ppdiffusers.layers.embeddings import TimestepEmbedding
 from ppdiffusers.models.model import Model
 from ppdiffusers.outputs import Output
-
-Layers = Sequence[Tuple[nn.Layer, int]]  # blocks, and which of their layers
 
 
 @dataclass
@@ -22,28 +20,8 @@ class UNet2DOutput(Output):
     sample: paddle.Tensor
 
 
-@dataclass
-class DeepCache:
-    """What the steps of one denoising loop share (DeepCache, arXiv 2312.00858).
-
-    Deep features change little from step to step. So the whole network runs only every `interval` steps, and keeps
-    what comes up from the depth to the skip connection `branch`. The steps between compute nothing deeper: they make
-    and take the skip connections 0 ... `branch`, which are counted from `conv_in`'s.
-    """
-
-    interval: int
-    branch: int
-    step: int = 0
-    deep: Optional[paddle.Tensor] = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.interval, int) or self.interval < 1:
-            raise ValueError(f"the interval {self.interval!r} is not possible; give a positive int, 1 for no reuse")
-
-
 class UNet(Model):
-    """Base of the U-Nets. Their configs have `class_embed_type`, `num_class_embeds`, `block_out_channels` and
-    `layers_per_block`."""
+    """Base of the U-Nets. Their configs have `class_embed_type`, `num_class_embeds` and `block_out_channels`."""
 
     conv_in: nn.Layer
     down_blocks: nn.LayerList
@@ -52,8 +30,6 @@ class UNet(Model):
     conv_norm_out: nn.Layer
     conv_act: nn.Layer
     conv_out: nn.Layer
-
-    _reads_condition = False  # through cross-attention
 
     def _add_embeddings(self, time_proj: nn.Layer, features: int, temb_channels: int, act_fn: str = "silu") -> None:
         """The layers from timesteps, through `features` values of `time_proj`, and classes to `temb_channels`."""
@@ -71,115 +47,25 @@ class UNet(Model):
         elif kind is not None:
             raise ValueError(f"unknown class_embed_type {kind!r}; use 'timestep', 'identity' or None")
 
-    def _programs(self) -> Dict[str, Dict[str, Any]]:
-        sample = ([None, self.config.in_channels, None, None], "float32")
-        inputs: Dict[str, Any] = {"sample": sample, "temb": ([None, self._temb_channels], "float32")}
-        if self._reads_condition:
-            inputs["encoder_hidden_states"] = ([None, None, self.config.cross_attention_dim], "float32")
-        return {"_network": inputs}
-
-    def _deep_programs(self, branch: int) -> Dict[str, Dict[str, Any]]:
-        """As `_programs`, of the two methods that a `DeepCache` makes use of."""
-        inputs = self._programs()["_network"]
-        channels = self.config.block_out_channels
-        level, skip = divmod(branch, self.config.layers_per_block + 1)
-        below = min(level + 1, len(channels) - 1) if skip == self.config.layers_per_block else level
-        deep = ([None, channels[below], -(2**level), -(2**level)], "float32")
-        return {
-            "_network_and_deep": {"branch": branch, **inputs},
-            "_shallow": {"branch": branch, "deep": deep, **inputs},
-        }
-
-    def check_branch(self, branch: int) -> None:
-        """Raises ValueError unless `branch` is the number of a skip connection."""
-        count = len(self.config.block_out_channels) * (self.config.layers_per_block + 1)
-        if not isinstance(branch, int) or isinstance(branch, bool) or branch not in range(count):
-            raise ValueError(
-                f"cache_branch_id {branch!r} is no skip connection of this model; it has 0 (fastest) ... {count - 1}"
-            )
-
-    def _run(self, cache: Optional[DeepCache], *tensors: paddle.Tensor) -> paddle.Tensor:
-        """`_network`, or as much of it as this step of `cache` needs."""
-        if cache is None or cache.interval == 1:
-            return self._network(*tensors)
-        self.check_branch(cache.branch)
-        full = cache.step % cache.interval == 0
-        cache.step += 1
-        if not full:
-            return self._deep_method("_shallow", cache.branch)(cache.branch, cache.deep, *tensors)
-        prediction, cache.deep = self._deep_method("_network_and_deep", cache.branch)(cache.branch, *tensors)
-        return prediction
-
-    def _deep_method(self, name: str, branch: int) -> Callable[..., Any]:
-        """The method, or the program that stands for it where the model is compiled."""
-        compiled = self.__dict__.get("_network")
-        return getattr(self, name) if compiled is None else compiled.siblings(self._deep_programs(branch))[name]
-
-    # What is compiled: everything after the embeddings.
-
     def _network(
         self, sample: paddle.Tensor, temb: paddle.Tensor, encoder_hidden_states: Optional[paddle.Tensor] = None
     ) -> paddle.Tensor:
-        return self._network_and_deep(0, sample, temb, encoder_hidden_states)[0]
+        """Everything after the embeddings: the U of the paper's figure 3.
 
-    def _network_and_deep(
-        self,
-        branch: int,
-        sample: paddle.Tensor,
-        temb: paddle.Tensor,
-        encoder_hidden_states: Optional[paddle.Tensor] = None,
-    ) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        """The prediction, and what comes up to the layer that takes the skip connection `branch`."""
-        skips = self._down(_layers(self.down_blocks), sample, temb, encoder_hidden_states)
-        deep = skips[-1]
+        Args:
+            sample: `[B, in_channels, H, W]`.
+            temb: `[B, temb_channels]`, of `_embed`.
+            encoder_hidden_states: `[B, S, cross_attention_dim]`, for the levels that attend to it.
+        """
+        hidden_states = self.conv_in(sample)
+        skips = [hidden_states]
+        for block in self.down_blocks:
+            hidden_states, outputs = block(hidden_states, temb, encoder_hidden_states)
+            skips += outputs
         if self.mid_block is not None:
-            deep = self.mid_block(deep, temb, encoder_hidden_states)
-        deep = self._up(_layers(self.up_blocks)[: -branch - 1], deep, temb, skips, encoder_hidden_states)
-        return self._outer(branch, deep, temb, skips, encoder_hidden_states), deep
-
-    def _shallow(
-        self,
-        branch: int,
-        deep: paddle.Tensor,
-        sample: paddle.Tensor,
-        temb: paddle.Tensor,
-        encoder_hidden_states: Optional[paddle.Tensor] = None,
-    ) -> paddle.Tensor:
-        """The prediction with the `deep` of another step."""
-        skips = self._down(_layers(self.down_blocks)[:branch], sample, temb, encoder_hidden_states)
-        return self._outer(branch, deep, temb, skips, encoder_hidden_states)
-
-    def _down(
-        self, layers: Layers, sample: paddle.Tensor, temb: paddle.Tensor, context: Optional[paddle.Tensor]
-    ) -> List[paddle.Tensor]:
-        """The skip connections: of `conv_in`, and of each of `layers`."""
-        skips = [self.conv_in(sample)]
-        for block, i in layers:
-            skips.append(block.layer(i, skips[-1], temb, context))
-        return skips
-
-    def _up(
-        self,
-        layers: Layers,
-        hidden_states: paddle.Tensor,
-        temb: paddle.Tensor,
-        skips: List[paddle.Tensor],
-        context: Optional[paddle.Tensor],
-    ) -> paddle.Tensor:
-        """`skips` is consumed from its end."""
-        for block, i in layers:
-            hidden_states = block.layer(i, hidden_states, temb, skips.pop(), context)
-        return hidden_states
-
-    def _outer(
-        self,
-        branch: int,
-        deep: paddle.Tensor,
-        temb: paddle.Tensor,
-        skips: List[paddle.Tensor],
-        context: Optional[paddle.Tensor],
-    ) -> paddle.Tensor:
-        hidden_states = self._up(_layers(self.up_blocks)[-branch - 1 :], deep, temb, skips, context)
+            hidden_states = self.mid_block(hidden_states, temb, encoder_hidden_states)
+        for block in self.up_blocks:
+            hidden_states = block(hidden_states, temb, skips, encoder_hidden_states)  # takes its skips from the end
         return self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
 
     def _embed(
@@ -192,6 +78,13 @@ class UNet(Model):
         if not isinstance(timestep, paddle.Tensor):
             timestep = paddle.to_tensor([timestep])
         timesteps = timestep.reshape([-1]).expand([sample.shape[0]])
+        if isinstance(self.time_proj, nn.Embedding) and timesteps.is_floating_point():
+            if bool((timesteps != timesteps.round()).any()):
+                raise ValueError(
+                    f"timestep {timesteps.tolist()} lies between those that this model has learnt (time_embedding_type "
+                    "'learned'); take a scheduler without fractional timesteps"
+                )
+            timesteps = timesteps.astype("int64")
         temb = self.time_embedding(self.time_proj(timesteps).astype(sample.dtype))
         if self.class_embedding is not None:
             if class_labels is None:
@@ -210,7 +103,3 @@ class UNet(Model):
             raise ValueError(
                 f"the sample is {height} x {width}; height and width must be multiples of {multiple} for this model"
             )
-
-
-def _layers(blocks: nn.LayerList) -> Layers:
-    return [(block, i) for block in blocks for i in range(block.num_layers)]

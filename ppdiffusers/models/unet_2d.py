@@ -19,7 +19,7 @@ from ppdiffusers.layers.blocks import (
     per_level,
 )
 from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
-from ppdiffusers.models.unet import DeepCache, UNet, UNet2DOutput
+from ppdiffusers.models.unet import UNet, UNet2DOutput
 
 
 class UNet2DModel(UNet):
@@ -174,14 +174,12 @@ class UNet2DModel(UNet):
         timestep: Union[paddle.Tensor, float, int],
         class_labels: Optional[paddle.Tensor] = None,
         return_dict: bool = True,
-        deep_cache: Optional[DeepCache] = None,
     ) -> Union[UNet2DOutput, Tuple[paddle.Tensor]]:
         """
         Args:
             sample: `[B, in_channels, H, W]`.
             timestep: a number or `[1]` for the whole batch, or `[B]`.
             class_labels: `[B]` class numbers, or what `class_embed_type` says.
-            deep_cache: what this step shares with its neighbours, the same object at every step of one loop.
 
         Raises:
             ValueError: class labels missing, or given to a model without classes; another height or width.
@@ -191,7 +189,7 @@ class UNet2DModel(UNet):
         if config.center_input_sample:
             sample = 2 * sample - 1
         temb, timesteps = self._embed(sample, timestep, class_labels)
-        prediction = self._run(deep_cache, sample, temb)
+        prediction = self._network(sample, temb)
         if config.time_embedding_type == "fourier":
             prediction = prediction / timesteps.astype(prediction.dtype).reshape([-1, 1, 1, 1])
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)

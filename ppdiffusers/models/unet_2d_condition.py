@@ -20,7 +20,7 @@ from ppdiffusers.layers.blocks import (
     per_level,
 )
 from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
-from ppdiffusers.models.unet import DeepCache, UNet, UNet2DOutput
+from ppdiffusers.models.unet import UNet, UNet2DOutput
 
 MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
 
@@ -185,12 +185,6 @@ class UNet2DConditionModel(UNet):
                 )
             )
             previous = channels
-        # By level, the finest first; as values, because a compiled model gives its blocks up.
-        self._cross_down = [block.cross_attention for block in self.down_blocks]
-        self._cross_up = [block.cross_attention for block in self.up_blocks][::-1]
-        crossing = self.mid_block is not None and self.mid_block.cross_attention
-        self._reads_condition = any([crossing, *self._cross_down, *self._cross_up])
-
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, block_out_channels[0], epsilon=norm_eps)
         self.conv_act = get_activation(act_fn)
         self.conv_out = nn.Conv2D(block_out_channels[0], out_channels, 3, padding=1)
@@ -217,7 +211,6 @@ class UNet2DConditionModel(UNet):
         encoder_hidden_states: Optional[paddle.Tensor],
         class_labels: Optional[paddle.Tensor] = None,
         return_dict: bool = True,
-        deep_cache: Optional[DeepCache] = None,
     ) -> Union[UNet2DOutput, Tuple[paddle.Tensor]]:
         """
         Args:
@@ -226,7 +219,6 @@ class UNet2DConditionModel(UNet):
             encoder_hidden_states: the condition, `[B, S, cross_attention_dim]` with any S; None for a model without
                 cross-attention.
             class_labels: `[B]` class numbers, or what `class_embed_type` says.
-            deep_cache: what this step shares with its neighbours, the same object at every step of one loop.
 
         Raises:
             ValueError: a condition or a sample of another shape; class labels missing, or given to a model without
@@ -238,16 +230,14 @@ class UNet2DConditionModel(UNet):
         if self.config.center_input_sample:
             sample = 2 * sample - 1
         temb, _ = self._embed(sample, timestep, class_labels)
-        prediction = self._run(deep_cache, sample, temb, *([encoder_hidden_states] if self._reads_condition else []))
+        prediction = self._network(sample, temb, *([encoder_hidden_states] if self._reads_condition else []))
         return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
 
-    def _deep_programs(self, branch: int) -> Dict[str, Dict[str, Any]]:
-        programs = super()._deep_programs(branch)
-        layers = self.config.layers_per_block + 1  # of a level, each with a skip connection
-        down, up = self._cross_down[: -(-branch // layers)], self._cross_up[: branch // layers + 1]
-        if self._reads_condition and not any(down + up):
-            del programs["_shallow"]["encoder_hidden_states"]
-        return programs
+    @property
+    def _reads_condition(self) -> bool:
+        """Whether any block attends to the condition; the config may leave all of them without."""
+        blocks = [*self.down_blocks, *self.up_blocks, *([] if self.mid_block is None else [self.mid_block])]
+        return any(getattr(block, "cross_attention", False) for block in blocks)
 
     def _check_condition(self, sample: paddle.Tensor, condition: Optional[paddle.Tensor]) -> None:
         width = self.config.cross_attention_dim

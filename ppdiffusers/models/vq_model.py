@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -95,13 +95,6 @@ class VQModel(Model):
             commit_loss = paddle.zeros([])
         sample = self._to_pixels(latents)
         return DecoderOutput(sample=sample, commit_loss=commit_loss) if return_dict else (sample, commit_loss)
-
-    def _programs(self) -> Dict[str, Dict[str, Tuple[List[Optional[int]], str]]]:
-        dim = self.config.vq_embed_dim or self.config.latent_channels
-        return {
-            "_to_latents": {"x": ([None, self.config.in_channels, None, None], "float32")},
-            "_to_pixels": {"latents": ([None, dim, None, None], "float32")},
-        }
 
     def _to_latents(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.quant_conv(self.encoder(x))

@@ -9,16 +9,17 @@ from typing import Any, Iterator, List, Optional, Sequence, Union
 import paddle
 
 from ppdiffusers.models import AutoencoderKL, ClassEmbedder, UNet2DConditionModel, VQModel
-from ppdiffusers.pipelines.conditional import ConditionalPipeline, check_guidance
-from ppdiffusers.pipelines.pipeline import StepCallback
-from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, drain
+from ppdiffusers.pipelines.latent import LatentDiffusionPipeline, check_guidance
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type
+from ppdiffusers.pipelines.sampling import Run, StepCallback, attending
+from ppdiffusers.random import as_generators
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 GUIDANCE = 1.5  # arXiv 2112.10752, table 3
 Labels = Union[int, Sequence[int]]
 
 
-class LDMClassConditionalPipeline(ConditionalPipeline):
+class LDMClassConditionalPipeline(LatentDiffusionPipeline):
     """Draw pictures of classes by their numbers, with classifier-free guidance (arXiv 2207.12598)."""
 
     _component_types = {
@@ -45,7 +46,7 @@ class LDMClassConditionalPipeline(ConditionalPipeline):
         """The paper's 1.5 where training knew an `unconditional_class`, else 1: no guidance."""
         return 1.0 if self.class_embedder.config.unconditional_class is None else GUIDANCE
 
-    def __call__(
+    def stream(
         self,
         class_labels: Labels,
         height: Optional[int] = None,
@@ -60,7 +61,7 @@ class LDMClassConditionalPipeline(ConditionalPipeline):
         unconditional_class: Optional[int] = None,
         num_images_per_class: int = 1,
         callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Any:
+    ) -> Iterator[DenoisingProgress]:
         """Draw one or several classes.
 
         Args:
@@ -91,32 +92,6 @@ class LDMClassConditionalPipeline(ConditionalPipeline):
             TypeError: a class that is no integer.
             ValueError: other arguments out of range, named with the remedy.
         """
-        run = self.stream(
-            class_labels, height, width, num_inference_steps, guidance_scale, eta, generator, latents, output_type,
-            return_dict, unconditional_class, num_images_per_class, callback_on_step_end,
-        )  # fmt: skip
-        return drain(run)
-
-    def stream(
-        self,
-        class_labels: Labels,
-        height: Optional[int] = None,
-        width: Optional[int] = None,
-        num_inference_steps: int = 50,
-        guidance_scale: Optional[float] = None,
-        eta: float = 0.0,
-        generator: Any = None,
-        latents: Optional[Any] = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        unconditional_class: Optional[int] = None,
-        num_images_per_class: int = 1,
-        callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Iterator[DenoisingProgress]:
-        """As a call, but yields after every step; the last one carries the result as `output`.
-
-        Leaving the loop cancels. `decode_latents(progress.latents)` is a preview.
-        """
         check_output_type(output_type)
         check_count("num_images_per_class", num_images_per_class)
         size = self._size(height, width)
@@ -124,12 +99,14 @@ class LDMClassConditionalPipeline(ConditionalPipeline):
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         check_guidance(scale)
         unconditional = self._unconditional(unconditional_class, scale)
-        negatives = None if unconditional is None else [unconditional] * len(classes)
-        yield from self._generate_guided(
-            classes, negatives, scale, num_images_per_class, size=size, num_inference_steps=num_inference_steps,
-            eta=eta, generator=generator, output_type=output_type, return_dict=return_dict, latents=latents,
-            callback=callback_on_step_end,
-        )  # fmt: skip
+        negatives = [] if unconditional is None else [unconditional] * len(classes)
+        generators = as_generators(generator, len(classes) * num_images_per_class)
+        run = Run(self, num_inference_steps, eta, callback_on_step_end)
+        condition = self._encode(negatives + classes).repeat_interleave(num_images_per_class, axis=0)
+        noise = self._noise(latents, self._latent_shape(len(classes) * num_images_per_class, size), generators)
+        predict = attending(condition, scale if negatives else None)
+        denoised = yield from run.denoise(noise, predict, generators)
+        yield run.done(denoised, self._decode_to(denoised, size, output_type, return_dict))
 
     def checked_classes(self, name: str, value: Any) -> List[int]:
         """The class numbers in `value`, one or several; errors call it `name`.
@@ -166,5 +143,6 @@ class LDMClassConditionalPipeline(ConditionalPipeline):
             )
         return unconditional
 
+    @paddle.no_grad()
     def _encode(self, inputs: List[int]) -> paddle.Tensor:
         return self.class_embedder(paddle.to_tensor(inputs, dtype="int64"))

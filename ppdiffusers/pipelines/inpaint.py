@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
@@ -11,14 +10,14 @@ import paddle
 from ppdiffusers.images import pad_to_multiple
 from ppdiffusers.masks import BLENDS, MaskedPicture, join, mask_pictures
 from ppdiffusers.models import UNet2DModel, VQModel
-from ppdiffusers.pipelines.concatenation import ConcatenationPipeline
-from ppdiffusers.pipelines.pipeline import StepCallback
-from ppdiffusers.pipelines.results import DenoisingProgress, check_output_type, drain, to_output
+from ppdiffusers.pipelines.latent import LatentDiffusionPipeline
+from ppdiffusers.pipelines.results import DenoisingProgress, check_output_type, to_output
+from ppdiffusers.pipelines.sampling import Run, StepCallback, beside, in_batches
 from ppdiffusers.random import as_generators
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 
-class LDMInpaintPipeline(ConcatenationPipeline):
+class LDMInpaintPipeline(LatentDiffusionPipeline):
     """Paint the masked part of pictures anew, by a latent diffusion model that sees the rest.
 
     The U-Net sees the noisy latents, the latents of the picture without its masked part, and the mask, in this
@@ -35,7 +34,7 @@ class LDMInpaintPipeline(ConcatenationPipeline):
     def _condition_channels(self) -> Dict[str, int]:
         return {"masked picture": self._latent_channels, "mask": 1}
 
-    def __call__(
+    def stream(
         self,
         image: Any,
         mask_image: Any,
@@ -47,7 +46,7 @@ class LDMInpaintPipeline(ConcatenationPipeline):
         return_dict: bool = True,
         callback_on_step_end: Optional[StepCallback] = None,
         blend: str = "seamless",
-    ) -> Any:
+    ) -> Iterator[DenoisingProgress]:
         """Paint one or several pictures of any size.
 
         Args:
@@ -79,29 +78,6 @@ class LDMInpaintPipeline(ConcatenationPipeline):
             ImageError: not a picture or not a mask, or sizes that differ.
             ValueError: other arguments out of range, named with the remedy.
         """
-        run = self.stream(
-            image, mask_image, num_inference_steps, eta, generator, latents, output_type, return_dict,
-            callback_on_step_end, blend,
-        )  # fmt: skip
-        return drain(run)
-
-    def stream(
-        self,
-        image: Any,
-        mask_image: Any,
-        num_inference_steps: int = 50,
-        eta: float = 0.0,
-        generator: Any = None,
-        latents: Optional[Any] = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        callback_on_step_end: Optional[StepCallback] = None,
-        blend: str = "seamless",
-    ) -> Iterator[DenoisingProgress]:
-        """As a call, but yields after every step; the last one carries the result as `output`.
-
-        Leaving the loop cancels. `decode_latents(progress.latents)` is a preview.
-        """
         check_output_type(output_type)
         if blend not in BLENDS:
             raise ValueError(f"blend {blend!r} is not one of {', '.join(map(repr, BLENDS))}")
@@ -109,40 +85,37 @@ class LDMInpaintPipeline(ConcatenationPipeline):
         # A picture where nothing is masked needs no model, unless its latents are asked for or given.
         all_of_them = output_type == "latent" or (latents is not None and any(item.mask.any() for item in inputs))
         painted = [i for i, item in enumerate(inputs) if all_of_them or item.mask.any()]
-        streams = as_generators(generator, len(inputs))
-        if isinstance(streams, list):
-            streams = [streams[i] for i in painted]
-        assemble = functools.partial(self._assemble, blend)
-        finish = functools.partial(self._finish, inputs, painted, output_type, return_dict)
-        if painted:
-            yield from self._generate_batches(
-                [inputs[i] for i in painted], assemble, finish, num_inference_steps, eta, streams, output_type,
-                return_dict, latents, callback_on_step_end,
-            )  # fmt: skip
-        else:
-            self.scheduler.set_timesteps(num_inference_steps)  # an error even here
-            yield DenoisingProgress(0, 0, 0.0, paddle.zeros([0, self._latent_channels, 0, 0]), finish([]))
+        generators = as_generators(generator, len(inputs))
+        if isinstance(generators, list):
+            generators = [generators[i] for i in painted]
+        one_size = latents is not None or output_type == "latent"
+        batches = in_batches([inputs[i] for i in painted], generators, one_size) if painted else []
+        run = Run(self, num_inference_steps, eta, callback_on_step_end, len(batches))
+        done: List[np.ndarray] = []
+        denoised = paddle.zeros([0, self._latent_channels, 0, 0])
+        for batch, streams in batches:
+            condition = self._condition(batch)  # [B, C + 1, h, w]
+            noise = self._noise(latents, [len(batch), self._latent_channels, *condition.shape[2:]], streams)
+            denoised = yield from run.denoise(noise, beside(condition), streams)
+            if output_type != "latent":
+                height, width = batch[0].size
+                decoded = self.decode_latents(denoised)[:, :height, :width]
+                done += [join(item, pixels, blend) for item, pixels in zip(batch, decoded)]
+        if output_type == "latent":
+            images: Any = denoised
+        else:  # with nothing masked, `join` takes no pixel of its second argument
+            by_place = dict(zip(painted, done))
+            images = [by_place[i] if i in by_place else join(item, item.picture.rgb) for i, item in enumerate(inputs)]
+        yield run.done(denoised, to_output(images, output_type, return_dict, [item.picture.grey for item in inputs]))
 
+    @paddle.no_grad()
     def _condition(self, batch: List[MaskedPicture]) -> paddle.Tensor:
         """As trained: the hole is black in [-1, 1], the mask is -1 or 1, of every block of pixels its first."""
         multiple = self.vae_scale_factor * self._unet_multiple
         mask = pad_to_multiple(np.stack([item.mask[..., None] for item in batch]), multiple, "edge")
         picture = pad_to_multiple(np.stack([item.picture.rgb for item in batch]), multiple, "edge")
         pixels = paddle.to_tensor(np.where(mask, np.float32(-1), picture).transpose(0, 3, 1, 2))
-        latents = self.vqvae.encode(pixels.astype(self.vqvae.dtype))[0].astype("float32")
+        vqvae = self._model("vqvae", "_to_latents", pixels.shape)
+        latents = vqvae.encode(pixels.astype(vqvae.dtype))[0].astype("float32")
         coarse = mask[:, :: self.vae_scale_factor, :: self.vae_scale_factor].transpose(0, 3, 1, 2)
         return paddle.concat([latents, paddle.to_tensor(coarse.astype(np.float32) * 2 - 1)], axis=1)
-
-    @staticmethod
-    def _assemble(blend: str, batch: List[MaskedPicture], decoded: np.ndarray) -> List[np.ndarray]:
-        height, width = batch[0].size
-        return [join(item, painted[:height, :width], blend) for item, painted in zip(batch, decoded)]
-
-    @staticmethod
-    def _finish(
-        inputs: List[MaskedPicture], painted: List[int], output_type: str, return_dict: bool, pictures: List[np.ndarray]
-    ) -> Any:
-        done = dict(zip(painted, pictures))
-        # With nothing masked, `join` takes no pixel of its second argument.
-        results = [done[i] if i in done else join(item, item.picture.rgb) for i, item in enumerate(inputs)]
-        return to_output(results, output_type, return_dict, [item.picture.grey for item in inputs])

@@ -17,13 +17,14 @@ from ppdiffusers.layout import (
     read_layouts,
 )
 from ppdiffusers.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel, VQModel
-from ppdiffusers.pipelines.conditional import ConditionalPipeline, check_guidance
-from ppdiffusers.pipelines.pipeline import StepCallback
-from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, drain
+from ppdiffusers.pipelines.latent import LatentDiffusionPipeline, check_guidance
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type
+from ppdiffusers.pipelines.sampling import Run, StepCallback, attending
+from ppdiffusers.random import as_generators
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 
-class LDMLayoutToImagePipeline(ConditionalPipeline):
+class LDMLayoutToImagePipeline(LatentDiffusionPipeline):
     """Paint a scene from the classes and the places of its objects."""
 
     _component_types = {
@@ -63,7 +64,7 @@ class LDMLayoutToImagePipeline(ConditionalPipeline):
                 f"{TOKENS_PER_OBJECT} for each object and {TOKENS_PER_CROP} for the crop, 92 for the usual 30 objects"
             )
 
-    def __call__(
+    def stream(
         self,
         boxes: Union[Layout, Sequence[Layout]],
         height: Optional[int] = None,
@@ -78,7 +79,7 @@ class LDMLayoutToImagePipeline(ConditionalPipeline):
         crop: Box = FULL_CROP,
         num_images_per_layout: int = 1,
         callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Any:
+    ) -> Iterator[DenoisingProgress]:
         """Paint one or several layouts.
 
         Args:
@@ -110,32 +111,6 @@ class LDMLayoutToImagePipeline(ConditionalPipeline):
             TypeError: boxes that are none.
             ValueError: other arguments out of range, named with the remedy.
         """
-        run = self.stream(
-            boxes, height, width, num_inference_steps, guidance_scale, eta, generator, latents, output_type,
-            return_dict, crop, num_images_per_layout, callback_on_step_end,
-        )  # fmt: skip
-        return drain(run)
-
-    def stream(
-        self,
-        boxes: Union[Layout, Sequence[Layout]],
-        height: Optional[int] = None,
-        width: Optional[int] = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 1.0,
-        eta: float = 0.0,
-        generator: Any = None,
-        latents: Optional[Any] = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        crop: Box = FULL_CROP,
-        num_images_per_layout: int = 1,
-        callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Iterator[DenoisingProgress]:
-        """As a call, but yields after every step; the last one carries the result as `output`.
-
-        Leaving the loop cancels. `decode_latents(progress.latents)` is a preview.
-        """
         check_output_type(output_type)
         check_count("num_images_per_layout", num_images_per_layout)
         size = self._size(height, width)
@@ -147,12 +122,16 @@ class LDMLayoutToImagePipeline(ConditionalPipeline):
 
         positives = [tokens(layout) for layout in read_layouts(boxes)]
         check_guidance(guidance_scale)
-        negatives = None if guidance_scale == 1 else [tokens([])] * len(positives)
-        yield from self._generate_guided(
-            positives, negatives, guidance_scale, num_images_per_layout, size=size,
-            num_inference_steps=num_inference_steps, eta=eta, generator=generator, output_type=output_type,
-            return_dict=return_dict, latents=latents, callback=callback_on_step_end,
-        )  # fmt: skip
+        negatives = [] if guidance_scale == 1 else [tokens([])] * len(positives)
+        generators = as_generators(generator, len(positives) * num_images_per_layout)
+        run = Run(self, num_inference_steps, eta, callback_on_step_end)
+        condition = self._encode(negatives + positives).repeat_interleave(num_images_per_layout, axis=0)
+        noise = self._noise(latents, self._latent_shape(len(positives) * num_images_per_layout, size), generators)
+        predict = attending(condition, guidance_scale if negatives else None)
+        denoised = yield from run.denoise(noise, predict, generators)
+        yield run.done(denoised, self._decode_to(denoised, size, output_type, return_dict))
 
+    @paddle.no_grad()
     def _encode(self, inputs: List[List[int]]) -> paddle.Tensor:
-        return self.layout_encoder(paddle.to_tensor(inputs, dtype="int64"))[0]
+        tokens = paddle.to_tensor(inputs, dtype="int64")
+        return self._model("layout_encoder", "_encode", tokens.shape)(tokens)[0]

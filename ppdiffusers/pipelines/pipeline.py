@@ -1,12 +1,11 @@
-"""Base of the pipelines: components from files, devices, progress."""
+"""Base of the pipelines: components from files and to files, engines, devices, progress."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
-import inspect
 import logging
-import warnings
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Sequence, Tuple, Type, TypeVar
 
@@ -15,26 +14,24 @@ import paddle
 from ppdiffusers.checkpoints.errors import shorten
 from ppdiffusers.config import ConfigError, FrozenConfig, PathLike, read_json, write_json
 from ppdiffusers.models.model import Model, model_folder
-from ppdiffusers.models.unet import DeepCache
 from ppdiffusers.pipelines.index import INDEX_FILE, PIPELINES, component_class
-from ppdiffusers.pipelines.results import check_count
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count
 from ppdiffusers.quality import DEFAULT, INDEX_KEY, QUALITIES, Quality, read_qualities
 from ppdiffusers.schedulers.scheduler import Scheduler
-from ppdiffusers.threads import use_threads
 from ppdiffusers.version import __version__
 
 Self = TypeVar("Self", bound="DiffusionPipeline")
 
 logger = logging.getLogger("ppdiffusers")
 
-# callback(pipeline, step from 0, timestep, {"latents": ...}); what it returns may replace the latents.
-StepCallback = Callable[["DiffusionPipeline", int, float, Dict[str, paddle.Tensor]], Optional[Dict[str, Any]]]
-
 
 class DiffusionPipeline:
     """Models and a scheduler that work together; the base of every pipeline.
 
-    `DiffusionPipeline.from_pretrained` builds the class that the folder's `model_index.json` names.
+    `DiffusionPipeline.from_pretrained` builds the class that the folder's `model_index.json` names. A subclass has one
+    method `stream`, a generator of `DenoisingProgress`; the call has the same arguments and returns what the last
+    progress carries. Calls and streams change nothing in the pipeline or its components, so that any number of them
+    may run at once, in any threads.
     """
 
     _component_types: ClassVar[Dict[str, tuple]] = {}  # set by subclasses, in their constructor's order
@@ -51,9 +48,25 @@ class DiffusionPipeline:
             setattr(self, name, component)
         self._progress_bar_config: Dict[str, Any] = {}
         self._engine: Tuple[Any, ...] = ("auto",)  # arguments of `compile`
+        self._compiled: Dict[str, Any] = {}  # beside the components, by their names
         self._deep_cache: Optional[Tuple[int, int]] = None  # interval and branch
         self._qualities: Optional[Dict[str, Quality]] = None  # that the model recommends
         self._replaced: Tuple[Any, Any] = None, None  # the scheduler of `set_quality`, and the one that it is made from
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "stream" in vars(cls):
+            cls.__call__ = _call_of(cls.stream)  # type: ignore[method-assign]
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[DenoisingProgress]:
+        """As a call, but yields after every step; the last one carries the result as `output`.
+
+        Leaving the loop cancels. `decode_latents(progress.latents)` is a preview.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no stream of its own")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no stream of its own")
 
     @property
     def components(self) -> Dict[str, Any]:
@@ -86,8 +99,7 @@ class DiffusionPipeline:
             name_or_path: a folder with a `model_index.json`, ours or diffusers', a folder that `export` wrote, or
                 the name of a model that `model_zoo` knows (which is downloaded first where it is not cached).
             paddle_dtype: type of the models' parameters in memory; float32 when not given.
-            engine: "auto" compiles the models on a CPU, at the first call whose work is worth it; "eager" never does;
-                "onednn" and "inference" are as of `compile`, at once.
+            engine: "auto" compiles the models on a CPU for calls whose work is worth it; see `compile`.
             precision: of compiled models, as of `compile`.
             options: components and values that replace the folder's (`scheduler=...`), and `cache_dir`,
                 `endpoint`, `local_files_only`, `progress` of `model_zoo.download`.
@@ -127,10 +139,8 @@ class DiffusionPipeline:
             components[name] = kind.from_pretrained(folder, subfolder=name, **extra)
         pipeline = pipeline_class(**components)
         pipeline._qualities = read_qualities(index.get(INDEX_KEY), folder / INDEX_FILE)
-        if engine in ("auto", "eager"):
-            pipeline._engine = engine, precision
-            return pipeline
-        return pipeline.compile(engine, precision)
+        pipeline._engine = engine, precision
+        return pipeline
 
     @classmethod
     def _class_for(cls: Type[Self], index: Dict[str, Any], folder: Path) -> Type[Self]:
@@ -155,8 +165,8 @@ class DiffusionPipeline:
         """
         folder = Path(folder)
         for component in self.components.values():
-            if isinstance(component, Model) and component._exported is not None:
-                component._use_layers()  # raises: there are none to save
+            if hasattr(component, "require_layers"):  # raises, if there are none to save
+                component.require_layers()
         for name, component in self.components.items():
             if isinstance(component, Model):
                 component.save_pretrained(folder / name, safe_serialization, paddle_dtype)
@@ -185,35 +195,47 @@ class DiffusionPipeline:
 
         export(self, folder, INDEX_FILE, precision, force)
 
-    def to(self: Self, device: str) -> Self:
-        """Move the models: "cpu", "gpu", "gpu:1"; torch's "cuda" and "cuda:1" mean the same.
+    def to(self: Self, *args: Any, device: Any = None, dtype: Any = None) -> Self:
+        """Move the models to a device, or give them another type, or both, as in `to("gpu:1")` and `to("float16")`.
 
-        A GPU that this paddle cannot use is a warning, and everything stays where it is.
+        Args:
+            device: "cpu", "gpu", "gpu:1" (torch's "cuda" and "cuda:1" mean the same), or a place of paddle's. A GPU
+                that this paddle is not built for is a warning, and everything stays where it is.
+            dtype: "float32", "float16", "bfloat16", or paddle's, numpy's or torch's name of it.
+
+        Raises:
+            TypeError, ValueError: neither, or a GPU that this machine does not have.
         """
-        device = str(device).replace("cuda", "gpu")
-        if device.startswith("gpu") and not paddle.is_compiled_with_cuda():
-            warnings.warn(
-                f"this paddle is built without CUDA, so .to({device!r}) stays on the CPU; install paddlepaddle-gpu",
-                stacklevel=2,
-            )
-            return self
-        paddle.set_device(device)
+        from ppdiffusers.pipelines.devices import read_to
+
+        device, dtype = read_to(args, device, dtype)
+        if device is not None:
+            paddle.set_device(device)
         for component in self.components.values():
-            exported = isinstance(component, Model) and component._exported is not None
-            if isinstance(component, Model) and not (exported and device == "cpu"):  # where exported programs run
-                component.to(device)
+            if isinstance(component, Model):
+                component.to(device=device, dtype=dtype)
         return self
+
+    @property
+    def device(self) -> Any:
+        """Where the models are: a place of paddle's."""
+        return next(iter(self.components["unet"].parameters())).place
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the U-Net's weights."""
+        return self.components["unet"].dtype
 
     def compile(
         self: Self, engine: str = "auto", precision: str = "auto", device: str = "cpu", tensorrt: bool = False
     ) -> Self:
         """Run the models as compiled programs, which are made when they are first needed; see `compile_model`.
 
-        A model that went back to its layers since, to be saved for one, is compiled again by the next call.
+        The models themselves stay as they are: compiled ones are kept beside them.
 
         Args:
-            engine: "auto" (oneDNN's kernels, else Paddle Inference), "onednn", "inference"; "eager" undoes
-                everything, and keeps the pipeline from compiling by itself.
+            engine: "auto" decides call by call: what takes the layers longer than compiling is compiled, for oneDNN's
+                kernels or else for Paddle Inference. "onednn" and "inference" compile everything, "eager" nothing.
             precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16".
             device, tensorrt: as of `compile_model`.
 
@@ -223,29 +245,44 @@ class DiffusionPipeline:
         Raises:
             ValueError: an unknown engine or precision, or one that this machine does not have.
         """
-        from ppdiffusers.inference import compile_model
+        from ppdiffusers.inference.engines import setups
 
-        for component in self.components.values():
-            if isinstance(component, Model):
-                compile_model(component, engine, precision, device, tensorrt)
+        if engine != "eager":
+            setups(engine, precision, device, tensorrt)  # raises
+        for name, component in self.components.items():
+            if hasattr(component, "with_engine"):  # programs already
+                setattr(self, name, component.with_engine(engine, precision, device, tensorrt))
         self._engine = engine, precision, device, tensorrt
+        self._compiled = {}
         return self
 
-    def _compile_again(self, shape: Sequence[int], steps: int) -> None:
-        """Before a call, compile U-Net and decoder where `compile` asked for it, or where the steps would take the
-        layers long on a CPU. Not those that are being trained."""
+    def _model(self, name: str, method: str, shape: Sequence[int], times: int = 1) -> Any:
+        """What runs the component `name` in this call: the model itself, or one compiled from it.
+
+        Args:
+            method, shape, times: the work: a part of the model, of `ppdiffusers.inference.parts`, how large its input
+                is, and how often it will run. With engine "auto" they alone decide, so that equal calls are equal.
+        """
         from ppdiffusers.inference import compile_model, worth_compiling
 
-        unet = self.components["unet"]
-        models = [model for model in (unet, self.components["vqvae"]) if model._restore is None and not model.training]
-        if self._engine[0] == "eager" or not models:
-            return
-        if self._engine[0] == "auto":
-            if not worth_compiling(unet, shape, steps):
-                return
-            logger.warning("compiling the models for this CPU takes seconds; engine='eager' runs them as they are")
-        for model in models:
-            compile_model(model, *self._engine)
+        component = self.components[name]
+        engine = self._engine[0]
+        if engine == "eager" or hasattr(component, "with_engine"):
+            return component
+        if engine == "auto" and not worth_compiling(component, method, shape, times):
+            return component
+        compiled = self._compiled.get(name)
+        if compiled is None or compiled.model is not component:  # two threads may make one each; both are right
+            compiled = self._compiled[name] = compile_model(component, *self._engine)
+        return compiled
+
+    def _denoiser(self, shape: Sequence[int], steps: int) -> Any:
+        """What runs the U-Net in one run of so many steps, on latents of `shape`."""
+        from ppdiffusers.inference import DeepCache
+
+        interval, branch = self._deep_cache or (1, 0)
+        unet = self._model("unet", "_network", shape, -(-steps // interval))
+        return unet if interval == 1 else DeepCache(unet, interval, branch)
 
     def set_quality(self, quality: str) -> int:
         """Choose scheduler, spacing and reuse of deep features, as the model recommends or else as usual.
@@ -288,9 +325,12 @@ class DiffusionPipeline:
             ValueError: an interval below 1, a branch that the U-Net does not have, or a U-Net of an exported folder.
         """
         check_count("cache_interval", cache_interval)
+        from ppdiffusers.inference.deep_cache import check_branch
+        from ppdiffusers.inference.exported import ExportedModel
+
         unet = self.components["unet"]
-        unet.check_branch(cache_branch_id)
-        if cache_interval > 1 and unet._exported is not None:
+        check_branch(unet, cache_branch_id)
+        if cache_interval > 1 and isinstance(unet, ExportedModel):
             raise ValueError(
                 f"cache_interval {cache_interval}: an exported U-Net runs whole; load the pipeline that was exported"
             )
@@ -309,45 +349,21 @@ class DiffusionPipeline:
 
         return tqdm(total=total, **{"disable": None, **self._progress_bar_config})
 
-    def _step_arguments(self, eta: float, generator: Any) -> Dict[str, Any]:
-        """The arguments that this scheduler's `step` has. `eta` means something to DDIM only."""
-        accepted = inspect.signature(self.scheduler.step).parameters
-        if eta and "eta" not in accepted:
-            warnings.warn(f"{type(self.scheduler).__name__} has no eta: {eta} is ignored", stacklevel=4)
-        return {name: value for name, value in (("eta", eta), ("generator", generator)) if name in accepted}
-
-    def _denoise(
-        self,
-        noise: paddle.Tensor,
-        predict: Callable[..., paddle.Tensor],
-        num_inference_steps: int,
-        eta: float,
-        stream: Any,
-        callback: Optional[StepCallback],
-    ) -> Iterator[Tuple[float, paddle.Tensor]]:
-        """The loop of every pipeline: timestep and latents after every step.
-
-        `predict(latents, timestep, **options)` is the model on latents that the scheduler has scaled; conditions
-        are its own business, and no scheduler ever scales them. The options are for the U-Net.
-        """
-        scheduler = self.scheduler
-        scheduler.set_timesteps(num_inference_steps)
-        arguments = self._step_arguments(eta, stream)
-        use_threads()
-        interval, branch = self._deep_cache or (1, 0)
-        self._compile_again(noise.shape, -(-num_inference_steps // interval))
-        options = {} if interval == 1 else {"deep_cache": DeepCache(interval, branch)}  # lives as long as this loop
-        latents = noise * scheduler.init_noise_sigma
-        for index, timestep in enumerate(scheduler.timesteps.tolist()):
-            with paddle.no_grad():
-                prediction = predict(scheduler.scale_model_input(latents, timestep), timestep, **options)
-                prediction = prediction.astype("float32")
-                latents = scheduler.step(prediction, timestep, latents, **arguments).prev_sample
-            if callback is not None:
-                changed = callback(self, index, timestep, {"latents": latents})
-                latents = (changed or {}).get("latents", latents)
-            yield timestep, latents
-
     def __repr__(self) -> str:
         parts = "".join(f"\n  {name}: {type(part).__name__}" for name, part in self.components.items())
         return f"{type(self).__name__}({parts}\n)"
+
+
+def _call_of(stream: Callable[..., Iterator[DenoisingProgress]]) -> Callable[..., Any]:
+    """The call that goes with a `stream`: no progress but the last is kept."""
+
+    @functools.wraps(stream)
+    def __call__(self: DiffusionPipeline, *args: Any, **kwargs: Any) -> Any:
+        output = None
+        for progress in stream(self, *args, **kwargs):
+            output = progress.output
+        return output
+
+    __call__.__name__, __call__.__qualname__ = "__call__", stream.__qualname__.replace("stream", "__call__")
+    __call__.__annotations__ = {**stream.__annotations__, "return": Any}
+    return __call__

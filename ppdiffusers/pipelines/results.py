@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterator, List, Optional, Union
+from typing import Any, List, Optional, Union
 
 import numpy as np
 import paddle
@@ -34,14 +34,6 @@ class DenoisingProgress:
     output: Any = None
 
 
-def drain(run: Iterator[DenoisingProgress]) -> Any:
-    """What the last step of a `stream` carries; no earlier step is kept."""
-    output = None
-    for progress in run:
-        output = progress.output
-    return output
-
-
 def check_count(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive int, not {value!r}")
@@ -68,12 +60,14 @@ def check_latents(latents: Any, shape: List[int]) -> paddle.Tensor:
     return tensor
 
 
-def to_output(images: List[np.ndarray], output_type: str, return_dict: bool, greys: Optional[List[bool]] = None) -> Any:
-    """`[H, W, C]` arrays in [0, 1] as the caller wants them."""
+def to_output(images: Any, output_type: str, return_dict: bool, greys: Optional[List[bool]] = None) -> Any:
+    """`[H, W, C]` arrays in [0, 1], or latents, as the caller wants them."""
     from ppdiffusers.images import to_pil
 
     result: Any
-    if output_type == "pil":
+    if output_type == "latent":
+        result = images
+    elif output_type == "pil":
         result = [to_pil(image, grey) for image, grey in zip(images, greys or [False] * len(images))]
     else:
         if output_type == "pd":

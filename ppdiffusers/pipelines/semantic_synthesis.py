@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
@@ -13,9 +12,9 @@ from PIL import Image
 
 from ppdiffusers.images import ImageError, open_image, pad_to_multiple
 from ppdiffusers.models import AutoencoderKL, SpatialRescaler, UNet2DModel, VQModel
-from ppdiffusers.pipelines.concatenation import ConcatenationPipeline
-from ppdiffusers.pipelines.pipeline import StepCallback
-from ppdiffusers.pipelines.results import DenoisingProgress, check_output_type, drain, to_output
+from ppdiffusers.pipelines.latent import LatentDiffusionPipeline
+from ppdiffusers.pipelines.results import DenoisingProgress, check_output_type, to_output
+from ppdiffusers.pipelines.sampling import Run, StepCallback, beside, in_batches
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 
@@ -31,7 +30,7 @@ class LabelMap:
         return self.labels.shape[0], self.labels.shape[1]
 
 
-class LDMSemanticSynthesisPipeline(ConcatenationPipeline):
+class LDMSemanticSynthesisPipeline(LatentDiffusionPipeline):
     """Paint a picture whose pixels show what a label map says.
 
     The U-Net sees the noisy latents and the map, which `rescaler` has made as small as they are.
@@ -69,7 +68,7 @@ class LDMSemanticSynthesisPipeline(ConcatenationPipeline):
         """Labels are 0 to one less."""
         return self.rescaler.config.in_channels
 
-    def __call__(
+    def stream(
         self,
         segmentation: Any,
         num_inference_steps: int = 50,
@@ -79,7 +78,7 @@ class LDMSemanticSynthesisPipeline(ConcatenationPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Any:
+    ) -> Iterator[DenoisingProgress]:
         """Paint one or several maps; a picture is as large as its map, whatever its size.
 
         Args:
@@ -106,34 +105,23 @@ class LDMSemanticSynthesisPipeline(ConcatenationPipeline):
             ImageError: no label map, or a label that the model does not have.
             ValueError: other arguments out of range, named with the remedy.
         """
-        run = self.stream(
-            segmentation, num_inference_steps, eta, generator, latents, output_type, return_dict, callback_on_step_end
-        )
-        return drain(run)
-
-    def stream(
-        self,
-        segmentation: Any,
-        num_inference_steps: int = 50,
-        eta: float = 0.0,
-        generator: Any = None,
-        latents: Optional[Any] = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Iterator[DenoisingProgress]:
-        """As a call, but yields after every step; the last one carries the result as `output`.
-
-        Leaving the loop cancels. `decode_latents(progress.latents)` is a preview.
-        """
         check_output_type(output_type)
         maps = [LabelMap(labels) for labels in to_label_maps(segmentation, self.num_classes)]
-        finish = functools.partial(to_output, output_type=output_type, return_dict=return_dict)
-        yield from self._generate_batches(
-            maps, self._assemble, finish, num_inference_steps, eta, generator, output_type, return_dict, latents,
-            callback_on_step_end,
-        )  # fmt: skip
+        batches = in_batches(maps, generator, latents is not None or output_type == "latent")
+        run = Run(self, num_inference_steps, eta, callback_on_step_end, len(batches))
+        images: Any = []
+        for batch, generators in batches:
+            condition = self._condition(batch)  # [B, C, h, w]
+            noise = self._noise(latents, [len(batch), self._latent_channels, *condition.shape[2:]], generators)
+            denoised = yield from run.denoise(noise, beside(condition), generators)
+            if output_type == "latent":
+                images = denoised
+            else:
+                height, width = batch[0].size
+                images += list(self.decode_latents(denoised)[:, :height, :width])
+        yield run.done(denoised, to_output(images, output_type, return_dict))
 
+    @paddle.no_grad()
     def _condition(self, batch: List[LabelMap]) -> paddle.Tensor:
         """The margin takes the classes of the map's border."""
         labels = pad_to_multiple(
@@ -145,11 +133,6 @@ class LDMSemanticSynthesisPipeline(ConcatenationPipeline):
             planes = paddle.to_tensor((item == classes).astype(np.float32)[None])
             rescaled.append(self.rescaler(planes.astype(self.rescaler.dtype)))
         return paddle.concat(rescaled)
-
-    @staticmethod
-    def _assemble(batch: List[LabelMap], decoded: np.ndarray) -> List[np.ndarray]:
-        height, width = batch[0].size
-        return list(decoded[:, :height, :width])
 
 
 def to_label_maps(segmentation: Any, num_classes: int) -> List[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 from typing import Any, Dict, Iterator, List, Optional
 
 import numpy as np
@@ -10,13 +10,13 @@ import paddle
 
 from ppdiffusers.images import ImageError, Picture, pad_to_multiple, to_pictures
 from ppdiffusers.models import UNet2DModel, VQModel
-from ppdiffusers.pipelines.concatenation import ConcatenationPipeline
-from ppdiffusers.pipelines.pipeline import StepCallback
-from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, drain, to_output
+from ppdiffusers.pipelines.latent import LatentDiffusionPipeline
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, to_output
+from ppdiffusers.pipelines.sampling import Run, StepCallback, beside, in_batches
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 
-class LDMSuperResolutionPipeline(ConcatenationPipeline):
+class LDMSuperResolutionPipeline(LatentDiffusionPipeline):
     """Upscale pictures by a latent diffusion model that is conditioned on the low-resolution picture.
 
     The latents have the height and width of the low-resolution picture, and the U-Net sees both
@@ -38,7 +38,7 @@ class LDMSuperResolutionPipeline(ConcatenationPipeline):
         """Output pixels an input pixel, along one side."""
         return self.vae_scale_factor
 
-    def __call__(
+    def stream(
         self,
         image: Any = None,
         batch_size: int = 1,
@@ -49,7 +49,7 @@ class LDMSuperResolutionPipeline(ConcatenationPipeline):
         return_dict: bool = True,
         latents: Optional[Any] = None,
         callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Any:
+    ) -> Iterator[DenoisingProgress]:
         """Upscale one or several pictures of any size; the result is exactly `upscale_factor` times as large.
 
         Args:
@@ -76,36 +76,30 @@ class LDMSuperResolutionPipeline(ConcatenationPipeline):
             ImageError: not a picture, or one of fewer than 2 pixels a side.
             ValueError: other arguments out of range, named with the remedy.
         """
-        run = self.stream(
-            image, batch_size, num_inference_steps, eta, generator, output_type, return_dict, latents,
-            callback_on_step_end,
-        )  # fmt: skip
-        return drain(run)
-
-    def stream(
-        self,
-        image: Any = None,
-        batch_size: int = 1,
-        num_inference_steps: int = 100,
-        eta: float = 0.0,
-        generator: Any = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        latents: Optional[Any] = None,
-        callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Iterator[DenoisingProgress]:
-        """As a call, but yields after every step; the last one carries the result as `output`.
-
-        Leaving the loop cancels. `decode_latents(progress.latents)` is a preview.
-        """
         check_output_type(output_type)
         pictures = self._pictures(image, batch_size)
+        batches = in_batches(pictures, generator, latents is not None or output_type == "latent")
+        run = Run(self, num_inference_steps, eta, callback_on_step_end, len(batches))
+        images: Any = []
+        for batch, generators in batches:
+            condition = self._condition(batch)  # [R, C, h, w]
+            noise = self._noise(latents, [len(batch), self._latent_channels, *condition.shape[2:]], generators)
+            # The alpha of a picture starts from the picture's own noise: their edges agree.
+            rows = [i for i, picture in enumerate(batch) if picture.is_transparent]
+            if rows:
+                noise = paddle.concat([noise, noise[rows]])
+                generators = (
+                    generators + copy.deepcopy([generators[i] for i in rows])
+                    if isinstance(generators, list)
+                    else generators
+                )
+            denoised = yield from run.denoise(noise, beside(condition), generators)
+            if output_type == "latent":
+                images = denoised[: len(pictures)]
+            else:
+                images += self._assemble(batch, self.decode_latents(denoised))
         greys = [picture.grey for picture in pictures]
-        finish = functools.partial(to_output, output_type=output_type, return_dict=return_dict, greys=greys)
-        yield from self._generate_batches(
-            pictures, self._assemble, finish, num_inference_steps, eta, generator, output_type, return_dict, latents,
-            callback_on_step_end,
-        )  # fmt: skip
+        yield run.done(denoised, to_output(images, output_type, return_dict, greys))
 
     def _pictures(self, image: Any, batch_size: int) -> List[Picture]:
         if image is None:
@@ -129,16 +123,13 @@ class LDMSuperResolutionPipeline(ConcatenationPipeline):
         padded = pad_to_multiple(np.stack(planes), self._unet_multiple)
         return paddle.to_tensor(np.ascontiguousarray(padded.transpose(0, 3, 1, 2)))
 
-    def _rows(self, batch: List[Picture]) -> List[int]:
-        """The alpha of a picture starts from the picture's own noise: their edges agree."""
-        return super()._rows(batch) + [i for i, picture in enumerate(batch) if picture.is_transparent]
-
     def _assemble(self, batch: List[Picture], decoded: np.ndarray) -> List[np.ndarray]:
         """Crop the padding off, and put alphas back where they belong."""
         height, width = (self.upscale_factor * side for side in batch[0].size)
         decoded = decoded[:, :height, :width]
         pictures = list(decoded[: len(batch)])
-        alphas = dict(zip(self._rows(batch)[len(batch) :], decoded[len(batch) :].mean(axis=-1, keepdims=True)))
+        transparent = [i for i, picture in enumerate(batch) if picture.is_transparent]
+        alphas = dict(zip(transparent, decoded[len(batch) :].mean(axis=-1, keepdims=True)))
         for i, picture in enumerate(batch):
             if picture.alpha is not None:
                 alpha = alphas.get(i, np.ones((height, width, 1), np.float32))

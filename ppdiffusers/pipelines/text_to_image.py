@@ -9,9 +9,10 @@ from typing import Any, Iterator, List, Optional, Sequence, Union
 import paddle
 
 from ppdiffusers.models import AutoencoderKL, LDMBertModel, UNet2DConditionModel, VQModel
-from ppdiffusers.pipelines.conditional import ConditionalPipeline, check_guidance
-from ppdiffusers.pipelines.pipeline import StepCallback
-from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, drain
+from ppdiffusers.pipelines.latent import LatentDiffusionPipeline, check_guidance
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type
+from ppdiffusers.pipelines.sampling import Run, StepCallback, attending
+from ppdiffusers.random import as_generators
 from ppdiffusers.schedulers.scheduler import Scheduler
 from ppdiffusers.tokenizer import tokenise
 
@@ -19,7 +20,7 @@ LONGEST_PROMPT = 1_000_000  # bytes; the model reads a few hundred
 Prompts = Union[str, Sequence[str]]
 
 
-class LDMTextToImagePipeline(ConditionalPipeline):
+class LDMTextToImagePipeline(LatentDiffusionPipeline):
     """Paint what a sentence says, by a latent diffusion model with classifier-free guidance (arXiv 2207.12598)."""
 
     _component_types = {
@@ -48,7 +49,7 @@ class LDMTextToImagePipeline(ConditionalPipeline):
         super().__init__(vqvae=vqvae, bert=bert, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self._check_width("bert", bert, "d_model")
 
-    def __call__(
+    def stream(
         self,
         prompt: Prompts,
         height: Optional[int] = None,
@@ -63,7 +64,7 @@ class LDMTextToImagePipeline(ConditionalPipeline):
         negative_prompt: Optional[Prompts] = None,
         num_images_per_prompt: int = 1,
         callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Any:
+    ) -> Iterator[DenoisingProgress]:
         """Paint one or several prompts.
 
         Args:
@@ -94,50 +95,29 @@ class LDMTextToImagePipeline(ConditionalPipeline):
             ValueError: other arguments out of range, named with the remedy.
             ImportError: the tokenizer needs paddlenlp, which is not installed.
         """
-        run = self.stream(
-            prompt, height, width, num_inference_steps, guidance_scale, eta, generator, latents, output_type,
-            return_dict, negative_prompt, num_images_per_prompt, callback_on_step_end,
-        )  # fmt: skip
-        return drain(run)
-
-    def stream(
-        self,
-        prompt: Prompts,
-        height: Optional[int] = None,
-        width: Optional[int] = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 1.0,
-        eta: float = 0.0,
-        generator: Any = None,
-        latents: Optional[Any] = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        negative_prompt: Optional[Prompts] = None,
-        num_images_per_prompt: int = 1,
-        callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Iterator[DenoisingProgress]:
-        """As a call, but yields after every step; the last one carries the result as `output`.
-
-        Leaving the loop cancels. `decode_latents(progress.latents)` is a preview.
-        """
         check_output_type(output_type)
         check_count("num_images_per_prompt", num_images_per_prompt)
         size = self._size(height, width)
         prompts = _texts("prompt", prompt)
         check_guidance(guidance_scale)
         negatives = _negatives(negative_prompt, len(prompts))
-        guided = guidance_scale != 1
-        if not guided and negative_prompt is not None:
+        if guidance_scale == 1:
+            negatives = []
+        if guidance_scale == 1 and negative_prompt is not None:
             warnings.warn("guidance_scale 1 does not read negative_prompt; set it to 5 or so", stacklevel=2)
-        yield from self._generate_guided(
-            prompts, negatives if guided else None, guidance_scale, num_images_per_prompt, size=size,
-            num_inference_steps=num_inference_steps, eta=eta, generator=generator, output_type=output_type,
-            return_dict=return_dict, latents=latents, callback=callback_on_step_end,
-        )  # fmt: skip
+        generators = as_generators(generator, len(prompts) * num_images_per_prompt)
+        run = Run(self, num_inference_steps, eta, callback_on_step_end)
+        condition = self._encode(negatives + prompts).repeat_interleave(num_images_per_prompt, axis=0)
+        noise = self._noise(latents, self._latent_shape(len(prompts) * num_images_per_prompt, size), generators)
+        predict = attending(condition, guidance_scale if negatives else None)
+        denoised = yield from run.denoise(noise, predict, generators)
+        yield run.done(denoised, self._decode_to(denoised, size, output_type, return_dict))
 
+    @paddle.no_grad()
     def _encode(self, inputs: List[str]) -> paddle.Tensor:
         ids = tokenise(self.tokenizer, inputs, self.bert.config.max_position_embeddings)
-        return self.bert(paddle.to_tensor(ids))[0]
+        tokens = paddle.to_tensor(ids)
+        return self._model("bert", "_encode", tokens.shape)(tokens)[0]
 
 
 def _texts(name: str, value: Any) -> List[str]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Optional, Union
 
-import paddle
-
 from ppdiffusers.models import AutoencoderKL, UNet2DModel, VQModel
-from ppdiffusers.pipelines.noise_to_image import NoiseToImagePipeline
-from ppdiffusers.pipelines.pipeline import StepCallback
-from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, drain
+from ppdiffusers.pipelines.latent import LatentDiffusionPipeline
+from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type
+from ppdiffusers.pipelines.sampling import Run, StepCallback, unconditioned
+from ppdiffusers.random import as_generators
 from ppdiffusers.schedulers.scheduler import Scheduler
 
 
-class LDMPipeline(NoiseToImagePipeline):
+class LDMPipeline(LatentDiffusionPipeline):
     """Draw pictures of what a latent diffusion model was trained on."""
 
     _component_types = {"vqvae": (VQModel, AutoencoderKL), "unet": (UNet2DModel,), "scheduler": (Scheduler,)}
@@ -23,7 +22,7 @@ class LDMPipeline(NoiseToImagePipeline):
     def __init__(self, vqvae: Union[VQModel, AutoencoderKL], unet: UNet2DModel, scheduler: Scheduler):
         super().__init__(vqvae=vqvae, unet=unet, scheduler=scheduler)
 
-    def __call__(
+    def stream(
         self,
         batch_size: int = 1,
         generator: Any = None,
@@ -33,7 +32,7 @@ class LDMPipeline(NoiseToImagePipeline):
         return_dict: bool = True,
         latents: Optional[Any] = None,
         callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Any:
+    ) -> Iterator[DenoisingProgress]:
         """Draw pictures of the size that the unet was trained on (its `sample_size`).
 
         Args:
@@ -55,32 +54,11 @@ class LDMPipeline(NoiseToImagePipeline):
         Raises:
             ValueError: arguments out of range, named with the remedy.
         """
-        run = self.stream(
-            batch_size, generator, eta, num_inference_steps, output_type, return_dict, latents, callback_on_step_end
-        )
-        return drain(run)
-
-    def stream(
-        self,
-        batch_size: int = 1,
-        generator: Any = None,
-        eta: float = 0.0,
-        num_inference_steps: int = 50,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        latents: Optional[Any] = None,
-        callback_on_step_end: Optional[StepCallback] = None,
-    ) -> Iterator[DenoisingProgress]:
-        """As a call, but yields after every step; the last one carries the result as `output`.
-
-        Leaving the loop cancels. `decode_latents(progress.latents)` is a preview.
-        """
         check_output_type(output_type)
         check_count("batch_size", batch_size)
-        yield from self._generate(
-            batch_size, self._trained_size(), self._predict, num_inference_steps, eta, generator, output_type,
-            return_dict, latents, callback_on_step_end,
-        )  # fmt: skip
-
-    def _predict(self, latents: paddle.Tensor, timestep: float, **options: Any) -> paddle.Tensor:
-        return self.unet(latents.astype(self.unet.dtype), timestep, **options)[0]
+        size = self._size()
+        generators = as_generators(generator, batch_size)
+        run = Run(self, num_inference_steps, eta, callback_on_step_end)
+        noise = self._noise(latents, self._latent_shape(batch_size, size), generators)
+        denoised = yield from run.denoise(noise, unconditioned(), generators)
+        yield run.done(denoised, self._decode_to(denoised, size, output_type, return_dict))

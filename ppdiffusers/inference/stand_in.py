@@ -1,0 +1,75 @@
+"""Objects that are called like a model, and do some of its work in another way."""
+
+from __future__ import annotations
+
+import functools
+from types import MethodType
+from typing import Any, Callable, Dict, Iterator
+
+import paddle
+
+from ppdiffusers.models.model import Model
+
+
+class StandIn:
+    """Called like `model`, with its config and whatever else it has, but with `_replaced` in place of some methods.
+
+    The model itself is not touched, and an instance counts as one of its class.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    @property
+    def __class__(self) -> Any:  # what isinstance asks
+        return type(self.model)
+
+    def _replaced(self) -> Dict[str, Callable[..., Any]]:
+        """Methods of the model, by name, and what runs instead."""
+        raise NotImplementedError
+
+    def require_layers(self) -> None:
+        """Raises, for one whose layers are not there."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__getattr__("forward")(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "model":
+            raise AttributeError(name)
+        if name in self._replaced():
+            return self._replaced()[name]
+        function = _entry(type(self.model), name)
+        if function is None:
+            return getattr(self.model, name)
+        return functools.partial(self._enter, name, MethodType(function, self))
+
+    def _enter(self, name: str, with_replaced: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`model.name(...)`, by its class's own function unless gradients are asked for or somebody changed it."""
+        model = self.model
+        hooked = name == "forward" and (model._forward_pre_hooks or model._forward_post_hooks)
+        if hooked or name in vars(model) or _asks_for_gradients(args, kwargs):
+            return (model if name == "forward" else getattr(model, name))(*args, **kwargs)
+        with paddle.no_grad():
+            return with_replaced(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__})"
+
+
+def _entry(kind: type, name: str) -> Any:
+    """The function of a public method that a class of models has beyond those of all models, as `decode`."""
+    if name.startswith("_"):
+        return None
+    for cls in kind.__mro__[: kind.__mro__.index(Model)] if issubclass(kind, Model) else ():
+        if name in vars(cls):
+            return vars(cls)[name] if callable(vars(cls)[name]) else None
+    return None
+
+
+def _asks_for_gradients(args: Any, kwargs: Any) -> bool:
+    return paddle.is_grad_enabled() and any(not tensor.stop_gradient for tensor in _tensors(args, kwargs))
+
+
+def _tensors(args: Any, kwargs: Any) -> Iterator[paddle.Tensor]:
+    return (value for value in (*args, *kwargs.values()) if isinstance(value, paddle.Tensor))

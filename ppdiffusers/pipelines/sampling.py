@@ -1,0 +1,139 @@
+"""The denoising loop of every pipeline, and how a U-Net is given its condition."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple, TypeVar
+
+import paddle
+
+from ppdiffusers.pipelines.results import DenoisingProgress
+from ppdiffusers.random import as_generators
+from ppdiffusers.threads import use_threads
+
+if TYPE_CHECKING:
+    from ppdiffusers.pipelines.pipeline import DiffusionPipeline
+
+# callback(pipeline, step from 0, timestep, {"latents": ...}); what it returns may replace the latents.
+StepCallback = Callable[["DiffusionPipeline", int, float, Dict[str, paddle.Tensor]], Optional[Dict[str, Any]]]
+# The model's output for a U-Net, latents that the scheduler has scaled, and a timestep.
+Predict = Callable[[Any, paddle.Tensor, float], paddle.Tensor]
+Item = TypeVar("Item")
+
+
+class Run:
+    """One call of a pipeline. What it writes to is its own: the scheduler's state, the progress, the deep features.
+
+    Args:
+        batches: how often the run will `denoise`.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        num_inference_steps: int,
+        eta: float = 0.0,
+        callback: Optional[StepCallback] = None,
+        batches: int = 1,
+    ):
+        self.pipeline, self.callback = pipeline, callback
+        self.scheduler = pipeline.scheduler.copy()
+        self.scheduler.set_timesteps(num_inference_steps)
+        self._step_options = inspect.signature(self.scheduler.step).parameters
+        if eta and "eta" not in self._step_options:
+            warnings.warn(f"{type(self.scheduler).__name__} has no eta: {eta} is ignored", stacklevel=4)
+        self.eta = eta
+        self.finished, self.total = 0, batches * len(self.scheduler.timesteps)  # some schedulers take extra steps
+        self._bar = pipeline._progress_bar(self.total)
+        self._timestep = 0.0
+
+    def denoise(
+        self, noise: paddle.Tensor, predict: Predict, generator: Any = None
+    ) -> Generator[DenoisingProgress, None, paddle.Tensor]:
+        """The reverse process from unit noise `[B, C, h, w]` to latents; yields after every step but the run's last.
+
+        Conditions are the business of `predict`: no scheduler ever scales them.
+        """
+        scheduler = self.scheduler.copy()  # each batch begins anew
+        timesteps = scheduler.timesteps.tolist()
+        use_threads()
+        unet = self.pipeline._denoiser(noise.shape, len(timesteps))
+        given = {"eta": self.eta, "generator": generator}
+        options = {name: value for name, value in given.items() if name in self._step_options}
+
+        latents = noise * scheduler.init_noise_sigma
+        try:
+            for index, timestep in enumerate(timesteps):
+                with paddle.no_grad():
+                    model_output = predict(unet, scheduler.scale_model_input(latents, timestep), timestep)
+                    latents = scheduler.step(model_output.astype("float32"), timestep, latents, **options).prev_sample
+                if self.callback is not None:
+                    changed = self.callback(self.pipeline, index, timestep, {"latents": latents})
+                    latents = (changed or {}).get("latents", latents)
+                self.finished += 1
+                self._timestep = timestep
+                self._bar.update()
+                if self.finished < self.total:
+                    yield DenoisingProgress(self.finished, self.total, timestep, latents)
+        except BaseException:  # also when the caller leaves the loop
+            self._bar.close()
+            raise
+        return latents
+
+    def done(self, latents: paddle.Tensor, output: Any) -> DenoisingProgress:
+        """The last progress, which carries the result."""
+        self._bar.close()
+        return DenoisingProgress(self.finished, self.total, self._timestep, latents, output)
+
+
+def unconditioned() -> Predict:
+    return lambda unet, latents, timestep: unet(latents.astype(unet.dtype), timestep)[0]
+
+
+def beside(condition: paddle.Tensor) -> Predict:
+    """The U-Net sees `condition`, `[B, C', h, w]`, as further channels (arXiv 2112.10752, section 3.3)."""
+
+    def predict(unet: Any, latents: paddle.Tensor, timestep: float) -> paddle.Tensor:
+        return unet(paddle.concat([latents.astype(unet.dtype), condition.astype(unet.dtype)], axis=1), timestep)[0]
+
+    return predict
+
+
+def attending(condition: paddle.Tensor, guidance_scale: Optional[float] = None) -> Predict:
+    """The U-Net attends to `condition` (arXiv 2112.10752, section 3.3).
+
+    Args:
+        condition: `[B, T, D]`; with guidance `[2 * B, T, D]`, the negative half first.
+        guidance_scale: None does without classifier-free guidance.
+    """
+
+    def predict(unet: Any, latents: paddle.Tensor, timestep: float) -> paddle.Tensor:
+        latents, context = latents.astype(unet.dtype), condition.astype(unet.dtype)
+        if guidance_scale is None:
+            return unet(latents, timestep, context)[0]
+        both = unet(paddle.concat([latents, latents]), timestep, context)[0].astype("float32")
+        negative, positive = both.chunk(2)
+        return negative + guidance_scale * (positive - negative)  # arXiv 2207.12598, equation 6; the scale is 1 + w
+
+    return predict
+
+
+def in_batches(items: Sequence[Item], generator: Any, one_size: bool) -> List[Tuple[List[Item], Any]]:
+    """What has a `size` in batches, all together or each alone where sizes differ, with their generators.
+
+    Norms see a whole feature map, so pictures of different sizes cannot be padded to one batch.
+
+    Args:
+        one_size: whether they have to go together.
+
+    Raises:
+        ValueError: they have to, and sizes differ; or as `as_generators`.
+    """
+    generators = as_generators(generator, len(items))
+    if len({item.size for item in items}) == 1:  # type: ignore[attr-defined]
+        return [(list(items), generators)]
+    if one_size:
+        raise ValueError("latents go with pictures of one size; these differ: take them one by one")
+    alone = [generators[i : i + 1] if isinstance(generators, list) else generators for i in range(len(items))]
+    return [([item], each) for item, each in zip(items, alone)]
