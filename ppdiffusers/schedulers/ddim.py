@@ -145,15 +145,15 @@ class DDIMScheduler(Scheduler):
             sample: x_t, `[B, ...]`.
             eta: from 0, no noise, to 1, the noise of DDPM.
             use_clipped_model_output: derive epsilon anew from the clipped x_0.
-            generator: where the noise comes from if eta > 0: a running `Generator`, a list of them
-                with one an image, or None, which leaves it to `paddle.seed`.
+            generator: where the noise comes from if eta > 0: a `Generator` or one of torch's, a list of
+                them with one an image, or None, which leaves it to `paddle.seed`.
             variance_noise: the noise itself, `[B, ...]`, instead of a generator.
             return_dict: False returns the tuple (prev_sample, pred_original_sample).
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep that is not in it, eta outside [0, 1], a
                 generator beside variance_noise, or shapes that differ.
-            TypeError: a seed or a foreign generator in place of a running one.
+            TypeError: a seed in place of a generator.
         """
         index = self.position(timestep)
         alpha_prod_t, alpha_prod_t_prev = self._alphas[index]

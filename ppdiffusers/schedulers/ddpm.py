@@ -102,13 +102,13 @@ class DDPMScheduler(Scheduler):
             model_output: the model's prediction at x_t, `[B, C, ...]`, or `[B, 2 C, ...]` with a learned variance.
             timestep: t, one of `timesteps`.
             sample: x_t, `[B, C, ...]`.
-            generator: where the noise comes from: a running `Generator`, a list of them with one an
-                image, or None, which leaves it to `paddle.seed`.
+            generator: where the noise comes from: a `Generator` or one of torch's, a list of them with
+                one an image, or None, which leaves it to `paddle.seed`.
             return_dict: False returns the tuple (prev_sample, pred_original_sample).
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep that is not in it, or shapes that do not agree.
-            TypeError: a seed or a foreign generator in place of a running one.
+            TypeError: a seed in place of a generator.
         """
         index = self.position(timestep)
         require_running(generator)

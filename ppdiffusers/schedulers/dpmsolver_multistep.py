@@ -203,15 +203,15 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             model_output: the model's prediction at `sample`, `[B, C, ...]`, or `[B, 2 C, ...]` with a learned variance.
             timestep: the next of `timesteps`, or any of them for a run's first step.
             sample: x_t, `[B, C, ...]`.
-            generator: where the noise of the `sde-` algorithms comes from: a running `Generator`, a list
-                of them with one an image, or None, which leaves it to `paddle.seed`.
+            generator: where the noise of the `sde-` algorithms comes from: a `Generator` or one of
+                torch's, a list of them with one an image, or None, which leaves it to `paddle.seed`.
             variance_noise: the noise itself, `[B, C, ...]`, instead of a generator.
             return_dict: False returns the tuple (prev_sample,).
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep out of order, a generator beside
                 variance_noise, or shapes that differ.
-            TypeError: a seed or a foreign generator in place of a running one.
+            TypeError: a seed in place of a generator.
         """
         index = self._in_order(timestep)
         require_running(generator)

@@ -73,14 +73,14 @@ class EulerAncestralDiscreteScheduler(VarianceExplodingScheduler):
             model_output: the model's prediction at `scale_model_input(sample, timestep)`, `[B, ...]`.
             timestep: one of `timesteps`.
             sample: x_0 + sigma * noise, `[B, ...]`.
-            generator: where the noise comes from: a running `Generator`, a list of them with one an
-                image, or None, which leaves it to `paddle.seed`. Every step draws, the last one too,
+            generator: where the noise comes from: a `Generator` or one of torch's, a list of them with
+                one an image, or None, which leaves it to `paddle.seed`. Every step draws, the last one too,
                 where the noise counts nothing: so do diffusers' streams.
             return_dict: False returns the tuple (prev_sample, pred_original_sample).
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep that is not in it, or shapes that differ.
-            TypeError: a seed or a foreign generator in place of a running one.
+            TypeError: a seed in place of a generator.
         """
         index = self.position(timestep)
         require_same_shape(sample, model_output=model_output)

@@ -127,7 +127,7 @@ class EulerDiscreteScheduler(VarianceExplodingScheduler):
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep that is not in it, or shapes that differ.
-            TypeError: a seed or a foreign generator.
+            TypeError: a seed in place of a generator.
         """
         index = self.position(timestep)
         require_running(generator)

@@ -93,7 +93,7 @@ class LMSDiscreteScheduler(VarianceExplodingScheduler):
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep out of order, an order below 1, or shapes that differ.
-            TypeError: a seed or a foreign generator.
+            TypeError: a seed in place of a generator.
         """
         index = self._in_order(timestep)
         require_running(generator)

@@ -144,7 +144,7 @@ class PNDMScheduler(Scheduler):
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep out of order, or shapes that differ.
-            TypeError: a seed or a foreign generator.
+            TypeError: a seed in place of a generator.
         """
         require_running(generator)
         require_same_shape(sample, model_output=model_output)

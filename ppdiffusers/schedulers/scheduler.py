@@ -15,7 +15,7 @@ import numpy as np
 
 from ppdiffusers.config import ConfigError, Configurable, PathLike
 from ppdiffusers.outputs import Output
-from ppdiffusers.random import Generator, Streams, randn_tensor
+from ppdiffusers.random import Streams, as_generators, randn_tensor
 from ppdiffusers.schedulers.noise_schedule import make_betas, rescale_to_zero_terminal_snr, spaced_timesteps
 
 if TYPE_CHECKING:
@@ -354,15 +354,16 @@ def threshold_dynamically(x0: Array, ratio: float, max_value: float) -> Array:
     return (library.maximum(library.minimum(flat, bound), -bound) / bound).reshape(x0.shape)
 
 
-def require_running(generator: Streams) -> None:
-    """Raises TypeError for a seed or a foreign generator: it would start anew and give every step the same noise."""
+def require_running(generator: Any) -> None:
+    """Raises TypeError for an int, which would give every step the same noise, and what `as_generators` raises."""
     streams = generator if isinstance(generator, (list, tuple)) else [generator]
     for stream in streams:
-        if generator is not None and not isinstance(stream, Generator):
+        if hasattr(stream, "__index__"):
             raise TypeError(
-                f"a step draws from a running ppdiffusers.Generator, not from {stream!r}; "
-                "make it once, before the first step, with ppdiffusers.random.as_generators"
+                f"a step draws from a running generator, not from {stream!r}; "
+                "make it once, before the first step: ppdiffusers.Generator(seed), or ppdiffusers.random.as_generators"
             )
+    as_generators(generator, len(streams))
 
 
 def step_noise(sample: Array, generator: Streams) -> Array:

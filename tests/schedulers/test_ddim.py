@@ -299,7 +299,7 @@ def test_a_timestep_is_any_kind_of_integer(timestep):
         ({"model_output": np.ones((2, 6, 3, 3))}, ValueError, r"model_output has shape \[2, 6, 3, 3\]"),
         ({"variance_noise": np.ones((1, 3, 3, 3)), "eta": 1.0}, ValueError, "variance_noise has shape"),
         ({"generator": 42, "eta": 1.0}, TypeError, "42.*as_generators"),
-        ({"generator": [Generator(0)] * 3, "eta": 1.0}, ValueError, "3 generators for 2"),
+        ({"generator": [Generator(seed) for seed in range(3)], "eta": 1.0}, ValueError, "3 generators for 2"),
     ],
 )
 def test_wrong_arguments_of_a_step(arguments, error, message):

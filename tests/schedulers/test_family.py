@@ -7,6 +7,7 @@ import itertools
 import json
 import pickle
 
+import fake_torch
 import numpy as np
 import paddle
 import pytest
@@ -230,7 +231,7 @@ def test_a_step_names_its_generator_and_takes_running_ones_only(name):
     for wrong in (42, [1, 2]):
         with pytest.raises(TypeError, match="as_generators"):
             scheduler.step(x, t, x, generator=wrong, **options)
-    for right in (None, Generator(0), [Generator(0), Generator(1)]):
+    for right in (None, paddle.Generator(), Generator(0), [Generator(0), fake_torch.manual_seed(1)]):
         scheduler.set_timesteps(6)
         assert np.isfinite(scheduler.step(x, t, x, generator=right, **options).prev_sample.numpy()).all()
 
@@ -250,6 +251,7 @@ def test_the_seed_fixes_the_noise_one_stream_an_image(name):
     together = run(x, [Generator(1), Generator(2)])
     assert np.array_equal(together[:1], run(x[:1], [Generator(1)]))
     assert np.array_equal(together[1:], run(x[1:], Generator(2)))
+    assert np.array_equal(together, run(x, [fake_torch.manual_seed(1), Generator(2)]))  # torch's go on as well
     assert not np.array_equal(run(x, Generator(3)), run(x, Generator(4)))
 
 
@@ -458,7 +460,7 @@ def test_nothing_in_a_run_reads_a_tensor_back(name, monkeypatch):
     """Each read makes the host wait for the GPU; tensors of the CPU stand in for its here."""
     scheduler, x = make(name, thresholding=True) if name[:3] == "DDP" else make(name), paddle.ones(SHAPE)
     timesteps = [paddle.to_tensor(values) for values in ([3, 999], [7])]
-    wrong = paddle.to_tensor([-1, 1000])
+    wrong = paddle.to_tensor([-2, 1000])
     expected = [scheduler.add_noise(x, 2 * x, t).numpy() for t in timesteps]
 
     def refused(*arguments, **options):
