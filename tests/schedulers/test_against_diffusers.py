@@ -85,7 +85,7 @@ OTHER_SIGMAS = {
 
 @pytest.mark.parametrize("name", [name for name in CASES if f"{name}.sigmas" in GOLDEN and name not in OTHER_SIGMAS])
 def test_sigmas_are_those_of_diffusers(name):
-    """Those of the trajectories that differ too. Its tables are float32, and small sigmas come from 1 - alphas_cumprod."""
+    """Of trajectories that differ, too. Tables of float32 leave few digits to small sigmas, hence the tolerance."""
     scheduler, config, steps = arguments(name)
     ours = getattr(ppdiffusers, scheduler)(**config)
     ours.set_timesteps(steps)
