@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 BLOCK = 16  # torch transforms normals in blocks of this many, and anything shorter one by one
 TWO_PI = np.float32(2 * math.pi)
 
+# The bytes of `torch.Generator().get_state()` on a CPU. Of the 624 words `next` is the next one, and after `left` - 1
+# more they are made anew; `spare` is the second normal of a pair that is waiting.
+TORCH_STATE = np.dtype(
+    [("seed", "u8"), ("left", "i4"), ("seeded", "i4"), ("next", "u8"), ("words", "u8", 624)]
+    + [("x", "f8"), ("spare", "f8"), ("rho", "f8"), ("has_spare", "i8"), ("float_spare", "f4", 2)]
+)
+WORDS = 624
+
 
 class Generator:
     """The normals of `torch.Generator().manual_seed(seed)` on a CPU, float32.
@@ -54,7 +62,7 @@ class Generator:
 
     def initial_seed(self) -> int:
         """The seed that the stream was started from, in 0 ... 2**64 - 1 (torch's name for it)."""
-        return self._seed
+        return self.seed
 
     def get_state(self) -> tuple[int, dict[str, Any], float | None]:
         """Where the stream is, for `set_state`."""
@@ -67,7 +75,7 @@ class Generator:
         return self
 
     def __repr__(self) -> str:
-        return f"Generator(seed={self._seed})"
+        return f"Generator(seed={self.seed})"
 
     def randn(self, shape: Sequence[int]) -> np.ndarray:
         """The next standard normals of the stream, float32, as an array of `shape`."""
@@ -102,7 +110,74 @@ class Generator:
         return values
 
 
-# A foreign generator is any object with `initial_seed()`, torch's for one; it cannot be named here.
+class _TorchGenerator(Generator):
+    """The stream of a torch generator: every draw begins at its state and leaves it where torch's would have.
+
+    torch is not needed: a state is a tensor whose memory numpy reads and writes.
+
+    Raises:
+        ValueError: a generator that is not on the CPU, whose stream is another one.
+    """
+
+    def __init__(self, generator: Any):
+        self._generator = generator
+        self._words = np.random.RandomState(0)
+        self._load()
+
+    @property
+    def seed(self) -> int:
+        return self._generator.initial_seed() % 2**64
+
+    def _fields(self) -> tuple[Any, np.ndarray]:
+        """torch's state, and its numbers, which are the same memory."""
+        state = self._generator.get_state()
+        values = state.numpy()
+        if values.nbytes != TORCH_STATE.itemsize:
+            raise ValueError(
+                f"cannot continue the stream of a generator on {getattr(self._generator, 'device', 'another device')}; "
+                "give torch.Generator('cpu') or a ppdiffusers.Generator"
+            )
+        return state, values.view(TORCH_STATE)[0]
+
+    def _load(self) -> None:
+        _, fields = self._fields()
+        position = int(fields["next"]) if fields["left"] > 1 else WORDS
+        self._words.set_state(("MT19937", fields["words"].astype(np.uint32), position, 0, 0.0))
+        self._seed, self._spare = int(fields["seed"]), float(fields["spare"]) if fields["has_spare"] else None
+
+    def _store(self) -> None:
+        state, fields = self._fields()
+        words = self._words.get_state(legacy=False)["state"]
+        fields["words"], position = words["key"], words["pos"]
+        fields["seed"], fields["next"], fields["left"] = self._seed, position, WORDS + 1 - position
+        fields["spare"], fields["has_spare"] = self._spare or 0.0, self._spare is not None
+        self._generator.set_state(state)
+
+    def manual_seed(self, seed: int) -> Generator:
+        super().manual_seed(seed)
+        self._store()
+        return self
+
+    def get_state(self) -> tuple[int, dict[str, Any], float | None]:
+        self._load()
+        return super().get_state()
+
+    def set_state(self, state: tuple[int, dict[str, Any], float | None]) -> Generator:
+        super().set_state(state)
+        self._store()
+        return self
+
+    def randn(self, shape: Sequence[int]) -> np.ndarray:
+        self._load()
+        values = super().randn(shape)
+        self._store()
+        return values
+
+    def __deepcopy__(self, memo: Any) -> Generator:
+        return Generator(0).set_state(self.get_state())
+
+
+# Torch's and Paddle's generators cannot be named here.
 Source = Union[Generator, int, Any]
 Streams = Union[Generator, list[Generator], None]
 
@@ -114,30 +189,43 @@ def as_generators(generator: Source | Sequence[Source] | None, batch_size: int) 
     and each step's noise then come from the same streams. Applied to its own result it changes nothing.
 
     Args:
-        generator: a `Generator` (used as it is, so it runs on), an int (a fresh `Generator` of that
-            seed), an object with `initial_seed()` such as a torch generator (a fresh `Generator` of
-            that seed: the object itself is neither read further nor advanced), a list of these with
-            one entry an image, or None. An object that stands in a list twice is one stream.
+        generator: one of these, or a list with one of these an image:
+            - a `Generator`: used as it is, so that the next call goes on where this one stops;
+            - a torch generator on the CPU: continued from its state and advanced as torch would have, so that
+              it too gives another picture at the next call, and the same ones as in torch;
+            - an int: a fresh `Generator` of that seed, the same picture at every call;
+            - a `paddle.Generator`, not in a list: the same as None;
+            - None: Paddle's own stream on the device, which `paddle.seed` starts. It is one for the whole
+              process, and another on every kind of device.
         batch_size: number of images.
 
     Returns:
-        One `Generator`; or a list of `batch_size` of them; or None, which leaves it to `paddle.seed`.
+        One `Generator`; or a list of `batch_size` of them; or None.
 
     Raises:
-        TypeError: something else.
-        ValueError: a list whose length is neither 1 nor `batch_size`.
+        TypeError: something else; numpy's generators too, whose normals no other library draws.
+        ValueError: a list whose length is neither 1 nor `batch_size`, or that holds one generator twice; a
+            generator of Paddle in a list or of another device; a torch generator that is not on the CPU.
     """
-    if generator is None:
-        return None
     if not isinstance(generator, (list, tuple)):
-        return _as_generator(generator)
+        return None if generator is None else _as_generator(generator)
     if len(generator) == 1:
         return _as_generator(generator[0])
     if len(generator) != batch_size:
         raise ValueError(f"got {len(generator)} generators for {batch_size} images; give one an image, or a single one")
-    # Equal ints stay apart: two images of one seed must each get that seed's picture.
-    foreign = {id(item): _as_generator(item) for item in generator if hasattr(item, "initial_seed")}
-    return [foreign[id(item)] if id(item) in foreign else _as_generator(item) for item in generator]
+    remedy = f"give each image its own, such as [ppdiffusers.Generator(seed) for seed in range({batch_size})]"
+    places: dict[int, int] = {}
+    for index, item in enumerate(generator):
+        if _is_of_paddle(item):
+            raise ValueError(
+                "Paddle has one generator a device, and paddle.Generator() returns that one every time: "
+                f"it cannot be one of several; {remedy}"
+            )
+        # Equal ints are no objects that advance: two images of one seed both get that seed's picture.
+        first = index if hasattr(item, "__index__") else places.setdefault(id(item), index)
+        if first != index:
+            raise ValueError(f"generators {first} and {index} of the list are one object, one stream; {remedy}")
+    return [_as_generator(item) for item in generator]  # type: ignore[misc]
 
 
 def randn_tensor(
@@ -150,8 +238,8 @@ def randn_tensor(
     Args:
         shape: with a list of generators, `shape[0]` is their number, and each fills its own
             `[1, *shape[1:]]`: an image is the same in every batch.
-        generator: as in `as_generators`. An int or a foreign generator starts its stream anew at
-            every call; to draw more than once, pass a `Generator`. None draws from Paddle's own.
+        generator: as in `as_generators`. An int starts its stream anew at every call; to draw more than
+            once, pass a generator. None draws from Paddle's own.
 
     Raises:
         TypeError, ValueError: as `as_generators`.
@@ -169,12 +257,25 @@ def randn_tensor(
     return paddle.to_tensor(values).astype(dtype)
 
 
-def _as_generator(item: Source) -> Generator:
+def _is_of_paddle(item: Any) -> bool:
+    return type(item).__name__ == "Generator" and type(item).__module__.partition(".")[0] == "paddle"
+
+
+def _as_generator(item: Source) -> Generator | None:
+    """The running stream of a source; None for that of Paddle."""
     if isinstance(item, Generator):
         return item
-    initial_seed = getattr(item, "initial_seed", None)
-    if callable(initial_seed):
-        return Generator(initial_seed())
+    if _is_of_paddle(item):
+        import paddle
+
+        if hasattr(paddle, "Generator") and item is not paddle.Generator():
+            raise ValueError(
+                f"this paddle.Generator is not the one that Paddle draws from on {paddle.get_device()}; call "
+                "paddle.seed(...) and leave generator out, or give a ppdiffusers.Generator"
+            )
+        return None
+    if all(callable(getattr(item, name, None)) for name in ("initial_seed", "get_state", "set_state")):
+        return _TorchGenerator(item)
     try:
         return Generator(_checked_seed(item))
     except TypeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Optional, Sequence
 
 import numpy as np
 
-from ppdiffusers.config import ConfigError, PathLike, read_json
+from ppdiffusers.config import ConfigError, PathLike, read_json, replacing
 
 VOCABULARY = "vocab.txt"
 FAST_TOKENIZER = "tokenizer.json"  # the only file with the vocabulary that newer releases of transformers write
@@ -21,23 +20,30 @@ SHOWN = 200  # characters of the text that a warning repeats
 
 
 class BertTokenizer:
-    """The tokenizer of the text-to-image models: a saved folder, which paddlenlp reads when text is first tokenised.
+    """The tokenizer of the text-to-image models: the files of a saved folder, which paddlenlp reads for the first text.
 
-    So a pipeline can be loaded, moved and saved without paddlenlp.
+    They are read when it is made and the folder is not needed any more; a pipeline can be loaded, moved and
+    saved without paddlenlp.
 
     Args:
         folder: holds `vocab.txt`, or a `tokenizer.json` with the vocabulary, and may hold the other `FILES`.
 
     Raises:
-        ConfigError: no vocabulary, or a broken `tokenizer_config.json`.
+        ConfigError: no vocabulary, or a broken `tokenizer_config.json` or `tokenizer.json`.
     """
 
     def __init__(self, folder: PathLike):
-        self.folder = Path(folder)
-        if not any((self.folder / name).is_file() for name in (VOCABULARY, FAST_TOKENIZER)):
-            raise ConfigError(f"{self.folder} holds no {VOCABULARY}; fetch the tokenizer again, or pass tokenizer=...")
-        config = read_json(self.folder / CONFIG) if (self.folder / CONFIG).is_file() else {}
+        folder = Path(folder)
+        config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
         self.do_lower_case = bool(config.get("do_lower_case", True))
+        self._files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+        self._vocabulary = self._files.get(VOCABULARY, b"")
+        if VOCABULARY not in self._files and FAST_TOKENIZER in self._files:
+            self._vocabulary = _vocabulary_of(folder / FAST_TOKENIZER)
+        if not self._vocabulary.strip():
+            raise ConfigError(
+                f"{folder} holds no {VOCABULARY} with tokens; fetch the tokenizer again, or pass tokenizer=..."
+            )
         self._tokenizer: Any = None
 
     @classmethod
@@ -46,13 +52,17 @@ class BertTokenizer:
         return cls(Path(folder) / subfolder if subfolder else folder)
 
     def save_pretrained(self, folder: PathLike) -> None:
-        """Copy the files to `folder`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the files to `folder`, which then holds none of another tokenizer.
+
+        Raises:
+            OSError: one cannot be written.
+        """
         for name in FILES:
-            source, target = self.folder / name, folder / name
-            if source.is_file() and source.resolve() != target.resolve():
-                shutil.copyfile(source, target)
+            if name in self._files:
+                with replacing(Path(folder) / name) as part:
+                    part.write_bytes(self._files[name])
+            elif (Path(folder) / name).is_file():
+                (Path(folder) / name).unlink()
 
     def __call__(self, texts: Sequence[str], max_length: int = 77) -> np.ndarray:
         """Token numbers `[B, max_length]`, int64, padded; a longer text is cut, with a warning that shows the loss.
@@ -72,21 +82,19 @@ class BertTokenizer:
                 f"text is tokenised by paddlenlp, which cannot be imported ({error}); install the extra `text`: "
                 'pip install "paddle-latent-diffusion[text]"'
             ) from error
-        if (self.folder / VOCABULARY).is_file():
-            return Tokenizer(str(self.folder / VOCABULARY), do_lower_case=self.do_lower_case)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / VOCABULARY
-            file.write_text("\n".join(self._vocabulary()) + "\n", encoding="utf-8")
+            file.write_bytes(self._vocabulary)
             return Tokenizer(str(file), do_lower_case=self.do_lower_case)
 
-    def _vocabulary(self) -> Sequence[str]:
-        """The tokens of `tokenizer.json` in the order of their numbers."""
-        file = self.folder / FAST_TOKENIZER
-        model = read_json(file).get("model")
-        numbers = model.get("vocab") if isinstance(model, dict) else None
-        if not isinstance(numbers, dict) or sorted(numbers.values()) != list(range(len(numbers))):
-            raise ConfigError(f"{file} holds no WordPiece vocabulary; put the model's {VOCABULARY} beside it")
-        return sorted(numbers, key=numbers.__getitem__)
+
+def _vocabulary_of(file: Path) -> bytes:
+    """`vocab.txt` for a `tokenizer.json`: its tokens in the order of their numbers, one a line."""
+    model = read_json(file).get("model")
+    numbers = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(numbers, dict) or sorted(numbers.values()) != list(range(len(numbers))):
+        raise ConfigError(f"{file} holds no WordPiece vocabulary; put the model's {VOCABULARY} beside it")
+    return "".join(f"{token}\n" for token in sorted(numbers, key=numbers.__getitem__)).encode()
 
 
 BertTokenizerFast = BertTokenizer  # the same files under transformers' other name

@@ -11,15 +11,16 @@ every step). The model is 0.3 x + 0.1 sin(t / 100); the initial noise and, where
 noise are float32 `numpy.random.RandomState(0).standard_normal`, drawn in that order.
 
 golden_family.npz holds the other schedulers' `cases`, a JSON list of {name, scheduler, config, steps, begin},
-and for each `<name>.timesteps` and `<name>.samples` (of the first image, `[calls, 2, 2, 3]`). The model
-is the same, on the scaled sample (a learned variance is 0.05 + 0.04 sin(x)); the run starts at index
-`begin` of the timesteps, from the first draw above, `[2, 2, 2, 3]`, times init_noise_sigma, and each
-step draws from a torch generator of seed 1.
+and for each `<name>.timesteps`, `<name>.samples` (of the first image, `[calls, 2, 2, 3]`) and, where the
+scheduler has them, `<name>.sigmas`. The model is the same, on the scaled sample (a learned variance is
+0.05 + 0.04 sin(x)); the run starts at index `begin` of the timesteps, from the first draw above,
+`[2, 2, 2, 3]`, times init_noise_sigma, and each step draws from a torch generator of seed 1.
 
 golden_torch_normals.npz holds `shapes`, a JSON list, and for each seed the draws of these shapes
 from one torch generator, one after the other: `<seed>.<index>`, flat; of draws over 200 values only
 every 97th and the last 32. `tail.index` and `tail.value` are the 256 pairs of the largest radii among
-2**18 draws of seed 0: there the rounding of the angle shows most.
+2**18 draws of seed 0: there the rounding of the angle shows most. `states` are those of one torch generator
+before each of `state_sizes` draws and after the last, `[draws + 1, 5056]` bytes; `state.<index>` are the draws.
 """
 
 from __future__ import annotations
@@ -135,11 +136,13 @@ FAMILY = {
     "differs-dpm-third-noise": (DPM, {**BETAS, **THREE, **NOISE}, 10, 0),
     "differs-dpm-third-sde": (DPM, {**BETAS, **THREE, **SDE}, 10, 0),
     "differs-dpm-no-step": (DPM, {**BETAS, **KARRAS, **HEUN, **SIGMA_MIN}, 20, 0),
+    "differs-dpm-clipped-karras": (DPM, {**BETAS, **KARRAS, "lambda_min_clipped": -2.0}, 10, 0),
     "differs-dpm-clipped-trailing": (DPM, {**COSINE, **V, **TRAILING, "lambda_min_clipped": -1.0}, 20, 0),
 }
 
 SEEDS = (0, 42, -1, 2**32 + 5, 2**63 - 1)
 SHAPES = [[16], [17], [31], [33], [5], [100], [3], [3, 64, 64], [1], [4, 3, 17, 19], [2], [15], [16], [], [7]]
+STATE_SIZES = (3, 1, 600, 3, 16, 700, 5)  # 3 leaves half a pair; 600 and 700 cross the 624 words of a round
 
 
 def ddim(folder: Path) -> None:
@@ -184,6 +187,8 @@ def family(folder: Path) -> None:
             samples.append(x[0].numpy())
         values[f"{name}.timesteps"] = scheduler.timesteps[begin:].numpy()
         values[f"{name}.samples"] = np.stack(samples)
+        if scheduler_name in (LMS, EULER, ANCESTRAL, DPM):
+            values[f"{name}.sigmas"] = scheduler.sigmas.numpy()
     np.savez_compressed(folder / "schedulers" / "golden_family.npz", cases=json.dumps(described), **values)
 
 
@@ -201,6 +206,12 @@ def normals(folder: Path) -> None:
     block, lane = np.divmod(np.argsort(-radii)[:256], 8)
     values["tail.index"] = np.concatenate([block * 16 + lane, block * 16 + 8 + lane])
     values["tail.value"] = many[values["tail.index"]]
+    generator = torch.Generator().manual_seed(11)
+    states = [generator.get_state().numpy()]
+    for index, size in enumerate(STATE_SIZES):
+        values[f"state.{index}"] = torch.randn(size, generator=generator).numpy()
+        states.append(generator.get_state().numpy())
+    values["states"], values["state_sizes"] = np.stack(states), np.array(STATE_SIZES)
     np.savez_compressed(folder / "golden_torch_normals.npz", shapes=json.dumps(SHAPES), **values)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
 
+import fake_torch
 import numpy as np
 import paddle
 import pytest
@@ -16,16 +18,6 @@ from ppdiffusers.random import Generator, as_generators, randn_tensor
 
 GOLDEN = np.load(Path(__file__).parent / "golden_torch_normals.npz")
 SHAPES = json.loads(str(GOLDEN["shapes"]))
-
-
-class Foreign:
-    """Like a torch generator as far as we look at one."""
-
-    def __init__(self, seed):
-        self._seed = seed
-
-    def initial_seed(self):
-        return self._seed
 
 
 @pytest.mark.parametrize("seed", [0, 42, -1, 2**32 + 5, 2**63 - 1])
@@ -125,7 +117,7 @@ def test_one_generator_fills_the_batch_and_runs_on():
 
 @pytest.mark.parametrize("shape", [[3, 2, 2, 2], [3, 3, 8, 8]], ids=["short", "long"])
 def test_a_list_gives_each_image_its_own_stream(shape):
-    drawn = randn_tensor(shape, [Generator(1), 2, Foreign(3)]).numpy()
+    drawn = randn_tensor(shape, [Generator(1), 2, fake_torch.manual_seed(3)]).numpy()
     for index, seed in enumerate([1, 2, 3]):
         assert np.array_equal(drawn[index], randn_tensor([1, *shape[1:]], seed).numpy()[0])
 
@@ -168,11 +160,69 @@ def test_streams_made_once_run_on():
     assert as_generators(None, 2) is None
 
 
-def test_a_foreign_generator_is_its_seed_and_stays_one_stream():
-    foreign = Foreign(2**63)
-    assert as_generators(foreign, 1).initial_seed() == 2**63
-    one, other, third = as_generators([foreign, foreign, Foreign(2**63)], 3)
-    assert one is other and one is not third
+def test_a_torch_generator_goes_on_where_torch_would():
+    """From each state that torch left, the draw that torch made next and the state after it, byte by byte."""
+    states, sizes = GOLDEN["states"], GOLDEN["state_sizes"].tolist()
+    whole = fake_torch.from_bytes(states[0])
+    for index, size in enumerate(sizes):
+        for generator in (whole, fake_torch.from_bytes(states[index])):
+            drawn = randn_tensor([size], generator).numpy()
+            assert np.abs(drawn.astype(float) - GOLDEN[f"state.{index}"]).max() < 1e-6
+            assert np.array_equal(generator.get_state().numpy(), states[index + 1])
+    seeded = fake_torch.manual_seed(11)
+    assert np.array_equal(seeded.get_state().numpy(), states[0])
+    assert np.array_equal(randn_tensor([3], seeded).numpy(), Generator(11).randn([3]))
+
+
+def test_a_stream_of_a_torch_generator_is_a_generator():
+    torchs, twin = fake_torch.manual_seed(-1), Generator(-1)
+    stream = as_generators(torchs, 1)
+    stream.randn([3]), twin.randn([3])
+    assert stream.seed == stream.initial_seed() == 2**64 - 1 and as_generators(stream, 1) is stream
+    state, copied = stream.get_state(), copy.deepcopy(stream)
+    expected = twin.randn([20])
+    assert np.array_equal(copied.randn([20]), expected)  # and leaves the original where it was
+    assert np.array_equal(randn_tensor([20], torchs).numpy(), expected)
+    assert np.array_equal(stream.set_state(state).randn([20]), expected)
+    assert np.array_equal(stream.randn([20]), twin.randn([20]))  # what is drawn elsewhere is not drawn again
+    assert np.array_equal(stream.manual_seed(4).randn([5]), Generator(4).randn([5]))
+
+
+def test_a_torch_generator_of_a_gpu_is_refused():
+    with pytest.raises(ValueError, match=r"on cuda; give torch.Generator\('cpu'\) or a ppdiffusers.Generator"):
+        as_generators(fake_torch.Generator("cuda"), 1)
+
+
+def test_a_copy_goes_on_by_itself():
+    generator = Generator(3)
+    generator.randn([5])
+    copied = copy.deepcopy(generator)
+    expected = copied.randn([40])
+    assert np.array_equal(generator.randn([40]), expected)
+
+
+@pytest.mark.parametrize("make", [Generator, fake_torch.manual_seed])
+def test_one_generator_twice_in_a_list_is_an_error(make):
+    shared = make(1)
+    with pytest.raises(ValueError, match=r"generators 0 and 2 of the list are one object.*ppdiffusers.Generator\(seed"):
+        as_generators([shared, make(1), shared], 3)
+    streams = as_generators([shared, make(1), 5], 3)
+    assert [stream.seed for stream in streams] == [1, 1, 5]
+
+
+def test_a_generator_of_paddle_is_its_own_stream():
+    """paddle.Generator() returns the only one that a device has, which paddle.seed starts."""
+    draws = []
+    for seeded in (paddle.Generator().manual_seed, paddle.seed, lambda seed: [paddle.seed(seed)]):
+        generator = seeded(4)
+        assert as_generators(generator, 1) is None
+        draws.append([randn_tensor([2, 9], generator).numpy() for _ in range(2)])
+    assert np.array_equal(draws[0], draws[1]) and np.array_equal(draws[0], draws[2])
+    assert not np.array_equal(*draws[0])
+    with pytest.raises(ValueError, match=r"cannot be one of several; give each image its own, such as \[ppdiffusers"):
+        as_generators([paddle.Generator().manual_seed(seed) for seed in (0, 1)], 2)
+    with pytest.raises(ValueError, match=r"not the one that Paddle draws from on cpu; call paddle.seed"):
+        as_generators(paddle.framework.core.Generator(), 1)
 
 
 def test_equal_ints_give_equal_images():
@@ -180,7 +230,7 @@ def test_equal_ints_give_equal_images():
     assert np.array_equal(drawn[0], drawn[1])
 
 
-@pytest.mark.parametrize("generator", [1.5, True, "42", np.random.default_rng(0), [1, None], [1, [2]]])
+@pytest.mark.parametrize("generator", [1.5, True, "42", np.random.default_rng(0), [1, None], [1, [2]], [None]])
 def test_anything_else_is_refused(generator):
     with pytest.raises(TypeError, match="give a ppdiffusers.Generator, an int seed"):
         as_generators(generator, 2)

@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import fake_torch
 import numpy as np
 import paddle
 import PIL.Image
@@ -173,12 +174,11 @@ def run(snippet, folder, tmp_path, monkeypatch):
     paddlenlp.transformers.BertTokenizer = WordTokenizer
     monkeypatch.setitem(sys.modules, "paddlenlp", paddlenlp)
     monkeypatch.setitem(sys.modules, "paddlenlp.transformers", paddlenlp.transformers)
-    torch = types.SimpleNamespace(manual_seed=lambda seed: types.SimpleNamespace(initial_seed=lambda: seed))
     monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     with CommunityServer(folder) as server:
         monkeypatch.setenv("MODEL_ZOO_ENDPOINT", server.url)
-        exec(compile(snippet, "snippet.py", "exec"), {"torch": torch, "np": np, "PIL": PIL})
+        exec(compile(snippet, "snippet.py", "exec"), {"torch": fake_torch, "np": np, "PIL": PIL})
         assert {path.rpartition(NAME)[1] for path in server.paths()} == {NAME}
 
 

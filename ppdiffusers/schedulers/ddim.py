@@ -17,34 +17,38 @@ from ppdiffusers.schedulers.scheduler import (
     Array,
     Scheduler,
     Timestep,
-    read_prediction,
+    predicted_x0_and_epsilon,
     require_same_shape,
     require_thresholding,
     step_noise,
     threshold_dynamically,
-    widened,
+    upcast,
 )
 
 if TYPE_CHECKING:
     import paddle
 
 
-def sigma(alpha: float, alpha_prev: float, eta: float) -> float:
+def std_dev(alpha_prod_t: float, alpha_prod_t_prev: float, eta: float) -> float:
     """sigma_t of equation 16: the standard deviation of the noise that a step adds.
 
-    alpha and alpha_prev are the paper's alpha_t and alpha_{t-1} (`alphas_cumprod` in the code).
+    alpha_prod_t and alpha_prod_t_prev are the paper's alpha_t and alpha_{t-1} (`alphas_cumprod` in the code).
     """
-    return float(eta) * math.sqrt((1 - alpha_prev) / (1 - alpha)) * math.sqrt(1 - alpha / alpha_prev)
+    return (
+        float(eta)
+        * math.sqrt((1 - alpha_prod_t_prev) / (1 - alpha_prod_t))
+        * math.sqrt(1 - alpha_prod_t / alpha_prod_t_prev)
+    )
 
 
 def previous_sample(
-    x0: Array, epsilon: Array, alpha_prev: float, sigma_t: float = 0.0, noise: Array | None = None
+    x0: Array, epsilon: Array, alpha_prod_t_prev: float, std_dev_t: float = 0.0, noise: Array | None = None
 ) -> Array:
     """x_{t-1} of equation 12: predicted x_0, direction pointing to x_t, random noise."""
     # Never below zero on paper; in floating point by a last bit.
-    direction = math.sqrt(max(1 - alpha_prev - sigma_t**2, 0.0))
-    sample = math.sqrt(alpha_prev) * x0 + direction * epsilon
-    return sample if noise is None else sample + sigma_t * noise
+    direction = math.sqrt(max(1 - alpha_prod_t_prev - std_dev_t**2, 0.0))
+    sample = math.sqrt(alpha_prod_t_prev) * x0 + direction * epsilon
+    return sample if noise is None else sample + std_dev_t * noise
 
 
 @dataclass
@@ -141,37 +145,37 @@ class DDIMScheduler(Scheduler):
             sample: x_t, `[B, ...]`.
             eta: from 0, no noise, to 1, the noise of DDPM.
             use_clipped_model_output: derive epsilon anew from the clipped x_0.
-            generator: where the noise comes from if eta > 0: a running `Generator`, a list of them
-                with one an image, or None, which leaves it to `paddle.seed`.
+            generator: where the noise comes from if eta > 0: a `Generator` or one of torch's, a list of
+                them with one an image, or None, which leaves it to `paddle.seed`.
             variance_noise: the noise itself, `[B, ...]`, instead of a generator.
             return_dict: False returns the tuple (prev_sample, pred_original_sample).
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep that is not in it, eta outside [0, 1], a
                 generator beside variance_noise, or shapes that differ.
-            TypeError: a seed or a foreign generator in place of a running one.
+            TypeError: a seed in place of a generator.
         """
         index = self.position(timestep)
-        alpha, alpha_prev = self._alphas[index]
+        alpha_prod_t, alpha_prod_t_prev = self._alphas[index]
         if not isinstance(eta, numbers.Real) or not 0 <= eta <= 1:
             raise ValueError(f"eta {eta!r} is not between 0 (deterministic) and 1 (the noise of DDPM)")
         if generator is not None and variance_noise is not None:
             raise ValueError("both generator and variance_noise were given; give one of them")
         require_same_shape(sample, model_output=model_output, variance_noise=variance_noise)
 
-        x_t, output = widened(sample), widened(model_output)
+        x_t, output = upcast(sample), upcast(model_output)
         noise = None
         if eta > 0:
-            noise = step_noise(x_t, generator) if variance_noise is None else widened(variance_noise)
-        signal, spread = math.sqrt(alpha), math.sqrt(1 - alpha)
-        x0, epsilon = read_prediction(self.config.prediction_type, output, x_t, signal, spread)
+            noise = step_noise(x_t, generator) if variance_noise is None else upcast(variance_noise)
+        alpha_t, sigma_t = math.sqrt(alpha_prod_t), math.sqrt(1 - alpha_prod_t)
+        x0, epsilon = predicted_x0_and_epsilon(self.config.prediction_type, output, x_t, alpha_t, sigma_t)
         if self.config.thresholding:
             x0 = threshold_dynamically(x0, self.config.dynamic_thresholding_ratio, self.config.sample_max_value)
         elif self.config.clip_sample:
             x0 = x0.clip(-self.config.clip_sample_range, self.config.clip_sample_range)
         if use_clipped_model_output:
-            epsilon = (x_t - signal * x0) / spread
-        x_prev = previous_sample(x0, epsilon, alpha_prev, sigma(alpha, alpha_prev, eta), noise)
+            epsilon = (x_t - alpha_t * x0) / sigma_t
+        x_prev = previous_sample(x0, epsilon, alpha_prod_t_prev, std_dev(alpha_prod_t, alpha_prod_t_prev, eta), noise)
 
         x_prev, x0 = x_prev.astype(sample.dtype), x0.astype(sample.dtype)
         return DDIMSchedulerOutput(x_prev, x0) if return_dict else (x_prev, x0)

@@ -14,27 +14,27 @@ from ppdiffusers.schedulers.scheduler import (
     Scheduler,
     SchedulerOutput,
     Timestep,
-    read_prediction,
+    predicted_x0_and_epsilon,
     require_running,
     require_same_shape,
     require_thresholding,
     step_noise,
     threshold_dynamically,
-    widened,
+    upcast,
 )
 
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 
 
-def posterior(alpha: float, alpha_prev: float) -> tuple[float, float, float, float]:
+def posterior(alpha_prod_t: float, alpha_prod_t_prev: float) -> tuple[float, float, float, float]:
     """Factors of x_0 and x_t in the mean of q(x_{t-1} | x_t, x_0), its variance, and beta_t (equation 7).
 
-    alpha and alpha_prev are `alphas_cumprod` at t and at the timestep that the step leads to.
+    alpha_prod_t and alpha_prod_t_prev are `alphas_cumprod` at t and at the timestep that the step leads to.
     """
-    beta = 1 - alpha / alpha_prev
-    of_x0 = math.sqrt(alpha_prev) * beta / (1 - alpha)
-    of_xt = math.sqrt(alpha / alpha_prev) * (1 - alpha_prev) / (1 - alpha)
-    return of_x0, of_xt, (1 - alpha_prev) / (1 - alpha) * beta, beta
+    beta = 1 - alpha_prod_t / alpha_prod_t_prev
+    x0_coeff = math.sqrt(alpha_prod_t_prev) * beta / (1 - alpha_prod_t)
+    sample_coeff = math.sqrt(alpha_prod_t / alpha_prod_t_prev) * (1 - alpha_prod_t_prev) / (1 - alpha_prod_t)
+    return x0_coeff, sample_coeff, (1 - alpha_prod_t_prev) / (1 - alpha_prod_t) * beta, beta
 
 
 class DDPMScheduler(Scheduler):
@@ -102,13 +102,13 @@ class DDPMScheduler(Scheduler):
             model_output: the model's prediction at x_t, `[B, C, ...]`, or `[B, 2 C, ...]` with a learned variance.
             timestep: t, one of `timesteps`.
             sample: x_t, `[B, C, ...]`.
-            generator: where the noise comes from: a running `Generator`, a list of them with one an
-                image, or None, which leaves it to `paddle.seed`.
+            generator: where the noise comes from: a `Generator` or one of torch's, a list of them with
+                one an image, or None, which leaves it to `paddle.seed`.
             return_dict: False returns the tuple (prev_sample, pred_original_sample).
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep that is not in it, or shapes that do not agree.
-            TypeError: a seed or a foreign generator in place of a running one.
+            TypeError: a seed in place of a generator.
         """
         index = self.position(timestep)
         require_running(generator)
@@ -122,19 +122,19 @@ class DDPMScheduler(Scheduler):
         require_same_shape(sample, model_output=mean_output)
 
         last = index == len(self.timesteps) - 1
-        alpha = float(self.alphas_cumprod[self.timesteps[index]])
-        alpha_prev = 1.0 if last else float(self.alphas_cumprod[self.timesteps[index + 1]])
-        x_t = widened(sample)
-        signal, spread = math.sqrt(alpha), math.sqrt(1 - alpha)
-        x0, _ = read_prediction(self.config.prediction_type, widened(mean_output), x_t, signal, spread)
+        alpha_prod_t = float(self.alphas_cumprod[self.timesteps[index]])
+        alpha_prod_t_prev = 1.0 if last else float(self.alphas_cumprod[self.timesteps[index + 1]])
+        x_t = upcast(sample)
+        alpha_t, sigma_t = math.sqrt(alpha_prod_t), math.sqrt(1 - alpha_prod_t)
+        x0, _ = predicted_x0_and_epsilon(self.config.prediction_type, upcast(mean_output), x_t, alpha_t, sigma_t)
         if self.config.thresholding:
             x0 = threshold_dynamically(x0, self.config.dynamic_thresholding_ratio, self.config.sample_max_value)
         elif self.config.clip_sample:
             x0 = x0.clip(-self.config.clip_sample_range, self.config.clip_sample_range)
-        of_x0, of_xt, variance, beta = posterior(alpha, alpha_prev)
-        x_prev = of_x0 * x0 + of_xt * x_t
+        x0_coeff, sample_coeff, variance, beta = posterior(alpha_prod_t, alpha_prod_t_prev)
+        x_prev = x0_coeff * x0 + sample_coeff * x_t
         if not last:  # algorithm 2: z = 0 in the last step
-            predicted = widened(model_output[:, channels:]) if learned else None
+            predicted = upcast(model_output[:, channels:]) if learned else None
             x_prev = x_prev + self._deviation(variance, beta, predicted) * step_noise(x_t, generator)
 
         x_prev, x0 = x_prev.astype(sample.dtype), x0.astype(sample.dtype)

@@ -15,14 +15,14 @@ from ppdiffusers.schedulers.scheduler import (
     Array,
     SchedulerOutput,
     Timestep,
-    read_prediction,
+    predicted_x0_and_epsilon,
     require_running,
     require_same_shape,
     require_thresholding,
-    signal_and_spread,
+    sigma_to_alpha_sigma_t,
     step_noise,
     threshold_dynamically,
-    widened,
+    upcast,
 )
 from ppdiffusers.schedulers.sigma_scheduler import SigmaScheduler
 
@@ -30,7 +30,10 @@ ALGORITHMS = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
 
 
 def exponential_weights(h: float) -> tuple[float, float, float]:
-    """Integrals over u from 0 to 1 of h e^{-h (1 - u)} u^j, for j = 0, 1, 2; h may be negative or infinite."""
+    """Integrals over u from 0 to 1 of h e^{-h (1 - u)} u^j, for j = 0, 1, 2; h may be negative or infinite.
+
+    In phi-functions of exponential integrators, j! h phi_{j + 1}(-h).
+    """
     if h == math.inf:
         return 1.0, 1.0, 1.0
     if abs(h) < 1e-3:  # the closed forms lose their digits; the series of e^{-h (1 - u)} up to h^3
@@ -40,27 +43,28 @@ def exponential_weights(h: float) -> tuple[float, float, float]:
     return first, second, 1 - 2 * second / h
 
 
-def polynomial(models: Sequence[Array], h: float, steps: Sequence[float]) -> list[Array]:
-    """Coefficients, in u = 0 ... 1 over the coming step, of the polynomial through past predictions.
+def polynomial(model_outputs: Sequence[Array], h: float, hs: Sequence[float]) -> list[Array]:
+    """Newton's polynomial through past model outputs, as coefficients of u^0, u^1, u^2 for u = 0 ... 1 over the step.
 
     Args:
-        models: one to three predictions, newest first.
-        h: the coming step in lambda.
-        steps: the steps in lambda between the predictions, newest first.
+        model_outputs: m_0, m_1, m_2: one to three converted outputs, newest first.
+        h: the coming step, lambda_t - lambda_s.
+        hs: h_0, h_1: the steps in lambda between the outputs, newest first.
     """
-    if len(models) == 1:
-        return list(models)
-    slope = (models[0] - models[1]) * (1 / steps[0])
-    if len(models) == 2:
-        return [models[0], h * slope]
-    bend = (slope - (models[1] - models[2]) * (1 / steps[1])) * (1 / (steps[0] + steps[1]))
-    return [models[0], h * slope + h * steps[0] * bend, h * h * bend]
+    if len(model_outputs) == 1:
+        return list(model_outputs)
+    m0, m1 = model_outputs[:2]
+    D1 = (m0 - m1) * (1 / hs[0])  # divided differences
+    if len(model_outputs) == 2:
+        return [m0, h * D1]
+    D2 = (D1 - (m1 - model_outputs[2]) * (1 / hs[1])) * (1 / (hs[0] + hs[1]))
+    return [m0, h * D1 + h * hs[0] * D2, h * h * D2]
 
 
 class DPMSolverMultistepScheduler(SigmaScheduler):
     """DPM-Solver multistep: the linear part solved exactly, a polynomial through past predictions for the rest.
 
-    The step is in lambda = log(signal / noise), whose rest is predicted as x_0 (`++`) or as epsilon.
+    The step is in lambda_t = log(alpha_t / sigma_t); what the model gives is taken as x_0 (`++`) or as epsilon.
 
     Args:
         num_train_timesteps: steps of the training schedule.
@@ -81,7 +85,8 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             supported; the defaults only.
         final_sigmas_type: the last step leads to sigma 0 (`zero`, always by order 1) or to that of
             timestep 0 (`sigma_min`).
-        lambda_min_clipped: begin no noisier than this lambda (-5.1 for cosine betas).
+        lambda_min_clipped: begin no noisier than this lambda_t (-5.1 for cosine betas), where timesteps are
+            spaced; a spacing of sigmas takes the whole training, as in diffusers.
         variance_type: with `learned` or `learned_range`, the second half of the model's output is a
             variance and left alone; others mean nothing here.
         timestep_spacing, steps_offset: as `spaced_timesteps` for one timestep more, the lowest one
@@ -159,26 +164,27 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             ValueError: less than one step, or more than there are timesteps for.
         """
         count = self._checked_steps(num_inference_steps)
-        total = int(np.sum(-np.log(self._table) >= self.config.lambda_min_clipped))
-        if count > total:
-            raise ValueError(
-                f"lambda_min_clipped {self.config.lambda_min_clipped} leaves {total} training timesteps for "
-                f"{count} steps; take fewer steps"
-            )
         spacing, offset = self.config.timestep_spacing, self.config.steps_offset
         if self._sigma_spacing is not None:
-            sigmas = spaced_sigmas(self._sigma_spacing, float(self._table[total - 1]), float(self._table[0]), count)
+            sigma_min, sigma_max = float(self._train_sigmas[0]), float(self._train_sigmas[-1])
+            sigmas = spaced_sigmas(self._sigma_spacing, sigma_max, sigma_min, count)
             timesteps = self._timesteps_of(sigmas)
         else:
+            total = int(np.sum(-np.log(self._train_sigmas) >= self.config.lambda_min_clipped))
+            if count > total:
+                raise ValueError(
+                    f"lambda_min_clipped {self.config.lambda_min_clipped} leaves {total} training timesteps for "
+                    f"{count} steps; take fewer steps"
+                )
             if spacing == "trailing":
                 timesteps = spaced_timesteps(spacing, total, count)
             elif count == total:
                 raise ValueError(f"{spacing} spacing has {total - 1} steps at most; take fewer than {count}")
             else:
                 timesteps = spaced_timesteps(spacing, total, count + 1, offset)[:-1]
-            sigmas = self._table[timesteps]
+            sigmas = self._train_sigmas[timesteps]
         self._start_sigma_run(count, timesteps, sigmas)
-        self._models: list[Array] = []  # newest first
+        self._model_outputs: list[Array] = []  # converted, newest first
 
     def step(
         self,
@@ -197,15 +203,15 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             model_output: the model's prediction at `sample`, `[B, C, ...]`, or `[B, 2 C, ...]` with a learned variance.
             timestep: the next of `timesteps`, or any of them for a run's first step.
             sample: x_t, `[B, C, ...]`.
-            generator: where the noise of the `sde-` algorithms comes from: a running `Generator`, a list
-                of them with one an image, or None, which leaves it to `paddle.seed`.
+            generator: where the noise of the `sde-` algorithms comes from: a `Generator` or one of
+                torch's, a list of them with one an image, or None, which leaves it to `paddle.seed`.
             variance_noise: the noise itself, `[B, C, ...]`, instead of a generator.
             return_dict: False returns the tuple (prev_sample,).
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep out of order, a generator beside
                 variance_noise, or shapes that differ.
-            TypeError: a seed or a foreign generator in place of a running one.
+            TypeError: a seed in place of a generator.
         """
         index = self._in_order(timestep)
         require_running(generator)
@@ -214,22 +220,23 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         if self._learned and model_output.shape[1] == 2 * sample.shape[1]:
             model_output = model_output[:, : sample.shape[1]]
         require_same_shape(sample, model_output=model_output, variance_noise=variance_noise)
-        x = widened(sample)
+        x_s = upcast(sample)
         noise = None
         if self._is_noisy:
-            noise = step_noise(x, generator) if variance_noise is None else widened(variance_noise)
-        self._models = [self._model(widened(model_output), x, index), *self._models][: self.config.solver_order]
-        x_next = self._solved(x, index, self._models[: self._order(index)], noise).astype(sample.dtype)
+            noise = step_noise(x_s, generator) if variance_noise is None else upcast(variance_noise)
+        converted = self._converted(upcast(model_output), x_s, index)
+        self._model_outputs = [converted, *self._model_outputs][: self.config.solver_order]
+        x_t = self._update(x_s, index, self._model_outputs[: self._order(index)], noise).astype(sample.dtype)
         self._next = index + 1
-        return SchedulerOutput(x_next) if return_dict else (x_next,)
+        return SchedulerOutput(x_t) if return_dict else (x_t,)
 
-    def _model(self, model_output: Array, x: Array, index: int) -> Array:
-        """What the polynomial goes through: the predicted x_0 or epsilon."""
-        signal, spread = signal_and_spread(float(self.sigmas[index]))
-        x0, epsilon = read_prediction(self.config.prediction_type, model_output, x, signal, spread)
+    def _converted(self, model_output: Array, sample: Array, index: int) -> Array:
+        """The predicted x_0 (`++`) or epsilon, through which the polynomial goes."""
+        alpha_t, sigma_t = sigma_to_alpha_sigma_t(float(self.sigmas[index]))
+        x0, epsilon = predicted_x0_and_epsilon(self.config.prediction_type, model_output, sample, alpha_t, sigma_t)
         if self.config.thresholding:
             x0 = threshold_dynamically(x0, self.config.dynamic_thresholding_ratio, self.config.sample_max_value)
-            epsilon = (x - signal * x0) / spread
+            epsilon = (sample - alpha_t * x0) / sigma_t
         return x0 if self._predicts_x0 else epsilon
 
     def _order(self, index: int) -> int:
@@ -239,33 +246,33 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             return 1
         return 2 if index == count - 2 and lower else 3
 
-    def _solved(self, x: Array, index: int, models: Sequence[Array], noise: Array | None) -> Array:
-        """The sample after step `index`."""
+    def _update(self, sample: Array, index: int, model_outputs: Sequence[Array], noise: Array | None) -> Array:
+        """x_t of x_s: step `index` (proposition 3.1 of arXiv 2206.00927 for epsilon, 4.1 of 2211.01095 for x_0)."""
         sigma, sigma_next = self.sigmas[index : index + 2].tolist()
-        (signal, spread), (signal_next, spread_next) = signal_and_spread(sigma), signal_and_spread(sigma_next)
-        h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf  # lambda = -log(sigma)
-        times = 2 if self._is_noisy else 1
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = sigma_to_alpha_sigma_t(sigma), sigma_to_alpha_sigma_t(sigma_next)
+        h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf  # lambda_t - lambda_s, lambda = -log(sigma)
+        drift = 2 if self._is_noisy else 1  # the SDE's pull of the model is twice the ODE's
         if self._predicts_x0:
-            # The SDE's drift towards x_0 is twice the ODE's, and so is the decay of x.
-            of_x = spread_next / spread * (math.exp(-h) if self._is_noisy else 1.0)
-            weights = [signal_next * weight for weight in exponential_weights(times * h)]
-            deviation = spread_next * math.sqrt(-math.expm1(-2 * h))
+            # ... and so is the decay of the sample.
+            sample_coeff = sigma_t / sigma_s * (math.exp(-h) if self._is_noisy else 1.0)
+            weights = [alpha_t * weight for weight in exponential_weights(drift * h)]
+            std_dev = sigma_t * math.sqrt(-math.expm1(-2 * h))
         else:
-            of_x = signal_next / signal
-            weights = self._epsilon_weights(h, spread_next, signal_next * sigma, times)
-            deviation = signal_next * sigma * math.sqrt(-math.expm1(-2 * h))
-        if len(models) == 2 and self.config.solver_type == "midpoint":
+            sample_coeff = alpha_t / alpha_s
+            weights = self._epsilon_weights(h, sigma_t, alpha_t * sigma, drift)
+            std_dev = alpha_t * sigma * math.sqrt(-math.expm1(-2 * h))
+        if len(model_outputs) == 2 and self.config.solver_type == "midpoint":
             weights[1] = weights[0] / 2
-        steps = (-np.diff(np.log(self.sigmas[index - len(models) + 1 : index + 1])))[::-1].tolist()
-        x_next = of_x * x
-        for weight, coefficient in zip(weights, polynomial(models, h, steps)):
-            x_next = x_next + weight * coefficient
-        return x_next if noise is None else x_next + deviation * noise
+        hs = (-np.diff(np.log(self.sigmas[index - len(model_outputs) + 1 : index + 1])))[::-1].tolist()
+        x_t = sample_coeff * sample
+        for weight, coefficient in zip(weights, polynomial(model_outputs, h, hs)):
+            x_t = x_t + weight * coefficient
+        return x_t if noise is None else x_t + std_dev * noise
 
     @staticmethod
-    def _epsilon_weights(h: float, spread_next: float, spread_reached: float, times: int) -> list[float]:
-        """Integrals of epsilon's polynomial. `spread_reached` is spread_next e^h, finite where h is not."""
+    def _epsilon_weights(h: float, sigma_t: float, sigma_t_exp_h: float, drift: int) -> list[float]:
+        """Integrals of epsilon's polynomial; `sigma_t_exp_h` is sigma_t e^h, finite where h is not."""
         if h == math.inf:
-            return [-times * spread_reached]
+            return [-drift * sigma_t_exp_h]
         # Integral of h e^{h (1 - u)} u^j, by the weights of -h.
-        return [times * spread_next * weight for weight in exponential_weights(-h)]
+        return [drift * sigma_t * weight for weight in exponential_weights(-h)]

@@ -13,22 +13,22 @@ from ppdiffusers.schedulers.scheduler import (
     Timestep,
     require_same_shape,
     step_noise,
-    widened,
+    upcast,
 )
-from ppdiffusers.schedulers.sigma_scheduler import GrowingSampleScheduler
+from ppdiffusers.schedulers.sigma_scheduler import VarianceExplodingScheduler
 
 
-def down_and_up(sigma: float, sigma_next: float) -> tuple[float, float]:
-    """The sigma to step down to and that of the noise to add, squares adding up to that of sigma_next.
+def ancestral_sigmas(sigma: float, sigma_next: float) -> tuple[float, float]:
+    """(sigma_down, sigma_up): where to step to, and the noise to add there; squares add up to that of sigma_next.
 
     The noise is that of the posterior q(x_next | x, x_0) of x_0 + sigma * noise: with it DDPM's chain
     (arXiv 2006.11239, equation 7) is followed.
     """
-    up = sigma_next * math.sqrt(max(1 - (sigma_next / sigma) ** 2, 0.0))
-    return sigma_next**2 / sigma, up
+    sigma_up = sigma_next * math.sqrt(max(1 - (sigma_next / sigma) ** 2, 0.0))
+    return sigma_next**2 / sigma, sigma_up
 
 
-class EulerAncestralDiscreteScheduler(GrowingSampleScheduler):
+class EulerAncestralDiscreteScheduler(VarianceExplodingScheduler):
     """Ancestral Euler steps from sigma to sigma, the last one to 0 without noise.
 
     Args:
@@ -73,22 +73,22 @@ class EulerAncestralDiscreteScheduler(GrowingSampleScheduler):
             model_output: the model's prediction at `scale_model_input(sample, timestep)`, `[B, ...]`.
             timestep: one of `timesteps`.
             sample: x_0 + sigma * noise, `[B, ...]`.
-            generator: where the noise comes from: a running `Generator`, a list of them with one an
-                image, or None, which leaves it to `paddle.seed`. Every step draws, the last one too,
+            generator: where the noise comes from: a `Generator` or one of torch's, a list of them with
+                one an image, or None, which leaves it to `paddle.seed`. Every step draws, the last one too,
                 where the noise counts nothing: so do diffusers' streams.
             return_dict: False returns the tuple (prev_sample, pred_original_sample).
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep that is not in it, or shapes that differ.
-            TypeError: a seed or a foreign generator in place of a running one.
+            TypeError: a seed in place of a generator.
         """
         index = self.position(timestep)
         require_same_shape(sample, model_output=model_output)
-        x = widened(sample)
+        x = upcast(sample)
         noise = step_noise(x, generator)
         sigma, sigma_next = self.sigmas[index : index + 2].tolist()
-        down, up = down_and_up(sigma, sigma_next)
-        x0, epsilon = self._read(model_output, x, sigma)
-        x_next = (x0 + down * epsilon + up * noise).astype(sample.dtype)
+        sigma_down, sigma_up = ancestral_sigmas(sigma, sigma_next)
+        x0, epsilon = self._predicted(model_output, x, sigma)
+        x_next = (x0 + sigma_down * epsilon + sigma_up * noise).astype(sample.dtype)
         x0 = x0.astype(sample.dtype)
         return SchedulerOutput(x_next, x0) if return_dict else (x_next, x0)

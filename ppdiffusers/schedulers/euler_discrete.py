@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +16,12 @@ from ppdiffusers.schedulers.scheduler import (
     Timestep,
     require_running,
     require_same_shape,
-    widened,
+    upcast,
 )
-from ppdiffusers.schedulers.sigma_scheduler import GrowingSampleScheduler
+from ppdiffusers.schedulers.sigma_scheduler import VarianceExplodingScheduler
 
 
-class EulerDiscreteScheduler(GrowingSampleScheduler):
+class EulerDiscreteScheduler(VarianceExplodingScheduler):
     """Euler steps from sigma to sigma.
 
     The churn of arXiv 2206.00364 is not offered: its noise must be added before the model looks, which
@@ -81,12 +81,12 @@ class EulerDiscreteScheduler(GrowingSampleScheduler):
             )
         self._continuous = timestep_type == "continuous"
         if self._continuous:
-            self.timesteps = (np.log(self._table[::-1]) / 4).astype(np.float32)
+            self.timesteps = (np.log(self._train_sigmas[::-1]) / 4).astype(np.float32)
 
     def _interpolated(self, timesteps: np.ndarray) -> np.ndarray:
         if self.config.interpolation_type == "linear":
             return super()._interpolated(timesteps)
-        return np.exp(np.interp(timesteps, np.arange(len(self)), np.log(self._table)))
+        return np.exp(np.interp(timesteps, np.arange(len(self)), np.log(self._train_sigmas)))
 
     def _sigma_ends(self, sigmas: np.ndarray) -> tuple[float, float]:
         highest, lowest = super()._sigma_ends(sigmas)
@@ -103,8 +103,8 @@ class EulerDiscreteScheduler(GrowingSampleScheduler):
     def _start_sigma_run(self, count: int, timesteps: np.ndarray, sigmas: np.ndarray) -> None:
         super()._start_sigma_run(count, self._timesteps_of(sigmas) if self._continuous else timesteps, sigmas)
 
-    def _sigma_at(self, timestep: int | float) -> float:
-        return math.exp(4 * timestep) if self._continuous else super()._sigma_at(timestep)
+    def _sigmas_at(self, timesteps: Array, library: Any) -> Array:
+        return library.exp(4 * timesteps) if self._continuous else super()._sigmas_at(timesteps, library)
 
     def step(
         self,
@@ -127,13 +127,13 @@ class EulerDiscreteScheduler(GrowingSampleScheduler):
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep that is not in it, or shapes that differ.
-            TypeError: a seed or a foreign generator.
+            TypeError: a seed in place of a generator.
         """
         index = self.position(timestep)
         require_running(generator)
         require_same_shape(sample, model_output=model_output)
         sigma, sigma_next = self.sigmas[index : index + 2].tolist()
-        x0, epsilon = self._read(model_output, widened(sample), sigma)
+        x0, epsilon = self._predicted(model_output, upcast(sample), sigma)
         # x + (sigma_next - sigma) * epsilon, but without the difference of large numbers at large sigmas.
         x_next, x0 = (x0 + sigma_next * epsilon).astype(sample.dtype), x0.astype(sample.dtype)
         return SchedulerOutput(x_next, x0) if return_dict else (x_next, x0)

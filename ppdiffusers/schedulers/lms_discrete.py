@@ -14,9 +14,9 @@ from ppdiffusers.schedulers.scheduler import (
     Timestep,
     require_running,
     require_same_shape,
-    widened,
+    upcast,
 )
-from ppdiffusers.schedulers.sigma_scheduler import GrowingSampleScheduler
+from ppdiffusers.schedulers.sigma_scheduler import VarianceExplodingScheduler
 
 
 def multistep_coefficients(nodes: Sequence[float], start: float, end: float) -> list[float]:
@@ -34,7 +34,7 @@ def multistep_coefficients(nodes: Sequence[float], start: float, end: float) -> 
     return coefficients
 
 
-class LMSDiscreteScheduler(GrowingSampleScheduler):
+class LMSDiscreteScheduler(VarianceExplodingScheduler):
     """Linear multistep from sigma to sigma: a polynomial through the last epsilons, integrated exactly.
 
     Args:
@@ -93,7 +93,7 @@ class LMSDiscreteScheduler(GrowingSampleScheduler):
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep out of order, an order below 1, or shapes that differ.
-            TypeError: a seed or a foreign generator.
+            TypeError: a seed in place of a generator.
         """
         index = self._in_order(timestep)
         require_running(generator)
@@ -101,7 +101,7 @@ class LMSDiscreteScheduler(GrowingSampleScheduler):
         if order < 1:
             raise ValueError(f"order {order} is less than 1")
         sigma, sigma_next = self.sigmas[index : index + 2].tolist()
-        x0, epsilon = self._read(model_output, widened(sample), sigma)
+        x0, epsilon = self._predicted(model_output, upcast(sample), sigma)
         self._epsilons = [epsilon, *self._epsilons][:order]
         nodes = self.sigmas[index - len(self._epsilons) + 1 : index + 1][::-1].tolist()
         coefficients = multistep_coefficients(nodes, sigma, sigma_next)

@@ -1,9 +1,13 @@
 """Noise schedules and the timesteps taken of them, in float64 numpy.
 
-Notation, here and in the schedulers: alphas are 1 - betas and `alphas_cumprod` their running product
-(the alpha of arXiv 2010.02502, the alpha-bar of arXiv 2006.11239); x_t has variance
-1 - alphas_cumprod[t] of noise. A sigma is the ratio of noise to signal (that of arXiv 2206.00364),
-sqrt((1 - alphas_cumprod) / alphas_cumprod).
+Symbols, here and in the schedulers, are those of diffusers:
+
+    betas, alphas           noise variances of the training steps, and 1 - betas
+    alphas_cumprod          product of the alphas up to t (alpha-bar of arXiv 2006.11239, alpha of 2010.02502);
+                            one value of it is alpha_prod_t, that of the next step alpha_prod_t_prev
+    alpha_t, sigma_t        x_t = alpha_t x_0 + sigma_t epsilon; the roots of alpha_prod_t and 1 - alpha_prod_t
+    lambda_t                log(alpha_t / sigma_t), half the log-SNR (arXiv 2206.00927)
+    sigmas, sigma           sigma_t / alpha_t: the noise in x_t / alpha_t = x_0 + sigma epsilon (arXiv 2206.00364)
 """
 
 from __future__ import annotations
@@ -130,9 +134,9 @@ def spaced_sigmas(spacing: str, sigma_max: float, sigma_min: float, count: int) 
     return sigmas
 
 
-def timesteps_of_sigmas(sigmas: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Where sigmas stand in the training's `table` (rising, one a timestep), interpolated in the logarithm."""
-    return np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
+def timesteps_of_sigmas(sigmas: np.ndarray, train_sigmas: np.ndarray) -> np.ndarray:
+    """Where sigmas stand in the training's (rising, one a timestep), interpolated in the logarithm."""
+    return np.interp(np.log(sigmas), np.log(train_sigmas), np.arange(len(train_sigmas)))
 
 
 def _beta_quantiles(probabilities: np.ndarray, a: float) -> np.ndarray:

@@ -19,10 +19,10 @@ from ppdiffusers.schedulers.scheduler import (
     SchedulerOutput,
     Timestep,
     plain_number,
-    read_prediction,
+    predicted_x0_and_epsilon,
     require_running,
     require_same_shape,
-    widened,
+    upcast,
 )
 
 # Adams-Bashforth, newest first, by the number of epsilons at hand (equation 12 and its shorter forms).
@@ -37,7 +37,7 @@ RUNGE_KUTTA_STEPS = 3
 
 
 class Call(NamedTuple):
-    """One evaluation of the model, at `timestep`, and the transfer from alpha `start` to alpha `end` after it."""
+    """One evaluation of the model, at `timestep`, and the transfer from `alphas_cumprod` start to end after it."""
 
     timestep: int
     start: float
@@ -144,7 +144,7 @@ class PNDMScheduler(Scheduler):
 
         Raises:
             ValueError: no `set_timesteps` before, a timestep out of order, or shapes that differ.
-            TypeError: a seed or a foreign generator.
+            TypeError: a seed in place of a generator.
         """
         require_running(generator)
         require_same_shape(sample, model_output=model_output)
@@ -152,11 +152,11 @@ class PNDMScheduler(Scheduler):
             return SchedulerOutput(sample) if return_dict else (sample,)
         index = self._in_order(timestep)
         call = self._calls[index]
-        x_t = widened(sample)
-        alpha = float(self.alphas_cumprod[call.timestep])
+        x_t = upcast(sample)
+        alpha_prod_t = float(self.alphas_cumprod[call.timestep])
         # Each output is turned into an epsilon where it was predicted; sums of v or x_0 mean nothing.
-        _, epsilon = read_prediction(
-            self.config.prediction_type, widened(model_output), x_t, math.sqrt(alpha), math.sqrt(1 - alpha)
+        _, epsilon = predicted_x0_and_epsilon(
+            self.config.prediction_type, upcast(model_output), x_t, math.sqrt(alpha_prod_t), math.sqrt(1 - alpha_prod_t)
         )
         if call.kind in ("predict", "multistep", "runge-kutta 0"):
             self._start = x_t

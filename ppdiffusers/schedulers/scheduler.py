@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Mapping, MutableMapping, MutableSequence, MutableSet, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
@@ -13,7 +15,7 @@ import numpy as np
 
 from ppdiffusers.config import ConfigError, Configurable, PathLike
 from ppdiffusers.outputs import Output
-from ppdiffusers.random import Generator, Streams, randn_tensor
+from ppdiffusers.random import Streams, as_generators, randn_tensor
 from ppdiffusers.schedulers.noise_schedule import make_betas, rescale_to_zero_terminal_snr, spaced_timesteps
 
 if TYPE_CHECKING:
@@ -139,6 +141,22 @@ class Scheduler(Configurable):
         """Write `folder/scheduler_config.json`; the folder is made where it is missing."""
         self.save_config(folder)
 
+    def copy(self: Self) -> Self:
+        """A scheduler of the same config and state that goes on by itself: one for each of several runs at once.
+
+        Shared are the config, the tables of the noise schedule, and all arrays, tensors and other objects that
+        attributes hold: a step replaces those of its state and never writes into them. Lists, dicts and sets are
+        copied, one level deep, and methods that were set on this object are bound to the copy. That holds for
+        the attributes of subclasses too; one whose steps write into other objects extends this method.
+        """
+        twin = copy.copy(self)
+        for name, value in list(vars(twin).items()):
+            if isinstance(value, (MutableSequence, MutableMapping, MutableSet)):
+                vars(twin)[name] = copy.copy(value)
+            elif isinstance(value, types.MethodType) and value.__self__ is self:
+                vars(twin)[name] = types.MethodType(value.__func__, twin)
+        return twin
+
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 
@@ -230,42 +248,60 @@ class Scheduler(Configurable):
 
         Args:
             original_samples, noise: `[B, ...]`, numpy or Paddle.
-            timesteps: integers in 0 ... num_train_timesteps - 1, one for all or `[B]`.
+            timesteps: integers in 0 ... num_train_timesteps - 1, one for all or `[B]`. A tensor on a GPU stays
+                there; where nothing waits for its values, one outside the schedule makes its sample NaN.
 
         Raises:
             ValueError: a timestep outside the schedule, or another number of them.
         """
-        x0, noise = widened(original_samples), widened(noise)
-        signal, spread = self._signal_and_spread(timesteps, x0)
-        return (signal * x0 + spread * noise).astype(original_samples.dtype)
+        x0, noise = upcast(original_samples), upcast(noise)
+        alpha_t, sigma_t = self._alpha_t_and_sigma_t(timesteps, x0)
+        return (alpha_t * x0 + sigma_t * noise).astype(original_samples.dtype)
 
     def get_velocity(self, sample: Array, noise: Array, timesteps: Timestep | Sequence[int]) -> Array:
         """What a v-prediction model is trained to return for x_0 = `sample` (arXiv 2202.00512, appendix D).
 
         Arguments and errors as `add_noise`.
         """
-        x0, noise = widened(sample), widened(noise)
-        signal, spread = self._signal_and_spread(timesteps, x0)
-        return (signal * noise - spread * x0).astype(sample.dtype)
+        x0, noise = upcast(sample), upcast(noise)
+        alpha_t, sigma_t = self._alpha_t_and_sigma_t(timesteps, x0)
+        return (alpha_t * noise - sigma_t * x0).astype(sample.dtype)
 
-    def _signal_and_spread(self, timesteps: Any, like: Array) -> tuple[Array, Array]:
-        """Factors of x_0 and of the noise at `timesteps`, shaped and typed to multiply `like`."""
-        steps = np.asarray(timesteps)
-        if steps.dtype.kind not in "iu":
-            raise TypeError(f"timesteps are integers, not {steps.dtype}")
-        if steps.size not in (1, like.shape[0]) or steps.ndim > 1:
-            raise ValueError(f"got timesteps of shape {list(steps.shape)} for {like.shape[0]} samples; give one each")
-        outside = steps[(steps < 0) | (steps >= len(self))]  # numpy would count negative ones from the end
-        if outside.size:
-            raise ValueError(f"timestep {outside.flat[0]} is not in 0 ... {len(self) - 1}")
-        alphas_cumprod = self.alphas_cumprod[steps].reshape([-1] + [1] * (len(like.shape) - 1))
-        return as_array_like(np.sqrt(alphas_cumprod), like), as_array_like(np.sqrt(1 - alphas_cumprod), like)
+    def _alpha_t_and_sigma_t(self, timesteps: Any, like: Array) -> tuple[Array, Array]:
+        """alpha_t and sigma_t at `timesteps`, shaped and typed to multiply `like`."""
+        library: Any = np
+        if is_on_host(timesteps) or is_on_host(like):
+            timesteps = np.asarray(timesteps)
+        else:
+            import paddle
+
+            library = paddle
+        if len(timesteps.shape) > 1 or math.prod(timesteps.shape) not in (1, like.shape[0]):
+            shape = list(timesteps.shape)
+            raise ValueError(f"got timesteps of shape {shape} for {like.shape[0]} samples; give one each")
+        timesteps = timesteps.reshape([-1])
+        alpha_t, sigma_t = self._factors(timesteps, library)
+        if library is np and np.isnan(sigma_t).any():
+            raise ValueError(self._missing_timestep(timesteps[np.isnan(sigma_t)][0]))
+        shape = [-1] + [1] * (len(like.shape) - 1)
+        alpha_t, sigma_t = (beside(factor.reshape(shape), like).astype(like.dtype) for factor in (alpha_t, sigma_t))
+        return alpha_t, sigma_t
+
+    def _factors(self, timesteps: Array, library: Any) -> tuple[Array, Array]:
+        """alpha_t and sigma_t, float64, at timesteps `[n]`, arrays of `library`; NaN where there is none."""
+        if "int" not in str(timesteps.dtype):
+            raise TypeError(f"timesteps are integers, not {timesteps.dtype}")
+        alpha_prod_t = entries(self.alphas_cumprod, timesteps)
+        return library.sqrt(alpha_prod_t), library.sqrt(1 - alpha_prod_t)
+
+    def _missing_timestep(self, timestep: Any) -> str:
+        return f"timestep {timestep} is not in 0 ... {len(self) - 1}"
 
 
-def signal_and_spread(sigma: float) -> tuple[float, float]:
-    """Factors of x_0 and noise, squares adding up to 1, whose ratio is sigma."""
-    signal = 1 / math.sqrt(1 + sigma * sigma)
-    return signal, sigma * signal
+def sigma_to_alpha_sigma_t(sigma: float) -> tuple[float, float]:
+    """(alpha_t, sigma_t), squares adding up to 1, whose ratio sigma_t / alpha_t is sigma."""
+    alpha_t = 1 / math.sqrt(1 + sigma * sigma)
+    return alpha_t, sigma * alpha_t
 
 
 def require_same_shape(sample: Array, **arrays: Array | None) -> None:
@@ -283,21 +319,21 @@ def require_thresholding(thresholding: bool, ratio: float, max_value: float) -> 
         raise ValueError(f"sample_max_value {max_value} is less than 1, the least bound of thresholding")
 
 
-def read_prediction(
-    prediction_type: str, model_output: Array, sample: Array, signal: float, spread: float
+def predicted_x0_and_epsilon(
+    prediction_type: str, model_output: Array, sample: Array, alpha_t: float, sigma_t: float
 ) -> tuple[Array, Array]:
-    """The predicted (x_0, epsilon) of x_t = signal * x_0 + spread * epsilon, whatever the model predicts.
+    """The predicted (x_0, epsilon) of x_t = alpha_t * x_0 + sigma_t * epsilon, whatever the model predicts.
 
     Args:
-        prediction_type: `epsilon`, `sample` (x_0), or `v_prediction` (signal * epsilon - spread * x_0).
+        prediction_type: `epsilon`, `sample` (x_0), or `v_prediction` (alpha_t * epsilon - sigma_t * x_0).
         sample: x_t.
-        signal, spread: with signal**2 + spread**2 = 1; spread > 0, and for `epsilon` signal > 0.
+        alpha_t, sigma_t: with alpha_t**2 + sigma_t**2 = 1; sigma_t > 0, and for `epsilon` alpha_t > 0.
     """
     if prediction_type == "epsilon":
-        return (sample - spread * model_output) / signal, model_output
+        return (sample - sigma_t * model_output) / alpha_t, model_output
     if prediction_type == "sample":
-        return model_output, (sample - signal * model_output) / spread
-    return signal * sample - spread * model_output, signal * model_output + spread * sample
+        return model_output, (sample - alpha_t * model_output) / sigma_t
+    return alpha_t * sample - sigma_t * model_output, alpha_t * model_output + sigma_t * sample
 
 
 def threshold_dynamically(x0: Array, ratio: float, max_value: float) -> Array:
@@ -318,15 +354,16 @@ def threshold_dynamically(x0: Array, ratio: float, max_value: float) -> Array:
     return (library.maximum(library.minimum(flat, bound), -bound) / bound).reshape(x0.shape)
 
 
-def require_running(generator: Streams) -> None:
-    """Raises TypeError for a seed or a foreign generator: it would start anew and give every step the same noise."""
+def require_running(generator: Any) -> None:
+    """Raises TypeError for an int, which would give every step the same noise, and what `as_generators` raises."""
     streams = generator if isinstance(generator, (list, tuple)) else [generator]
     for stream in streams:
-        if generator is not None and not isinstance(stream, Generator):
+        if hasattr(stream, "__index__"):
             raise TypeError(
-                f"a step draws from a running ppdiffusers.Generator, not from {stream!r}; "
-                "make it once, before the first step, with ppdiffusers.random.as_generators"
+                f"a step draws from a running generator, not from {stream!r}; "
+                "make it once, before the first step: ppdiffusers.Generator(seed), or ppdiffusers.random.as_generators"
             )
+    as_generators(generator, len(streams))
 
 
 def step_noise(sample: Array, generator: Streams) -> Array:
@@ -337,18 +374,30 @@ def step_noise(sample: Array, generator: Streams) -> Array:
     return randn_tensor(sample.shape, generator, sample.dtype)
 
 
-def widened(array: Array) -> Array:
+def upcast(array: Array) -> Array:
     """float16 and bfloat16 as float32: their last bits are too few for the formulas, and a CPU lacks some operators."""
     return array.astype("float32") if "float16" in str(array.dtype) else array
 
 
-def as_array_like(values: np.ndarray, like: Array) -> Array:
-    """float64 values as `like` is: numpy or Paddle, and its floating-point type."""
-    if isinstance(like, np.ndarray):
-        return values.astype(like.dtype)
+def is_on_host(array: Any) -> bool:
+    """Whether its values can be read without waiting for a GPU."""
+    return not hasattr(array, "place") or array.place.is_cpu_place()
+
+
+def beside(values: Array, like: Array) -> Array:
+    """numpy's values as an array of the library and on the device of `like`."""
+    if isinstance(like, np.ndarray) or not isinstance(values, np.ndarray):
+        return values
     import paddle
 
-    return paddle.to_tensor(values).astype(like.dtype)
+    return paddle.to_tensor(values, place=like.place)
+
+
+def entries(table: np.ndarray, index: Array) -> Array:
+    """The entries of a float64 `table` at an integer `index` `[n]`, where that is; NaN for one that is out of range."""
+    index, end = index.astype("int64"), len(table)
+    inside = ((index >= 0) & (index < end)).astype("int64")
+    return beside(np.append(table, math.nan), index)[(index - end) * inside + end]
 
 
 def plain_number(timestep: Timestep) -> int | float:

@@ -1,9 +1,8 @@
-"""What the schedulers that go by sigmas share: their table, their spacing, and samples that grow with the noise."""
+"""What the schedulers that go by sigmas share: the training's sigmas, spacings, variance-exploding samples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,11 @@ from ppdiffusers.schedulers.scheduler import (
     Array,
     Scheduler,
     Timestep,
-    as_array_like,
-    read_prediction,
-    signal_and_spread,
-    widened,
+    beside,
+    entries,
+    predicted_x0_and_epsilon,
+    sigma_to_alpha_sigma_t,
+    upcast,
 )
 
 # Stands for the zero of a zero-SNR schedule, whose sigma would be infinite; sigma is then 4096.
@@ -32,7 +32,7 @@ LEAST_ALPHA = 2.0**-24
 
 
 class SigmaScheduler(Scheduler):
-    """Base of the schedulers whose steps lead from one sigma, the ratio of noise to signal, to the next.
+    """Base of the schedulers whose steps lead from one sigma, sigma_t / alpha_t, to the next.
 
     Attributes:
         sigmas: float64 numpy, `[n + 1]`: that of each of `timesteps`, and where the last step leads.
@@ -49,17 +49,17 @@ class SigmaScheduler(Scheduler):
         alphas_cumprod = self.alphas_cumprod.copy()
         if alphas_cumprod[-1] == 0:
             alphas_cumprod[-1] = LEAST_ALPHA
-        self._table = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)  # [T], rising
+        self._train_sigmas = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)  # [T], rising
         chosen = [name for name in SIGMA_SPACINGS if config.get(f"use_{name}_sigmas", False)]
         if len(chosen) > 1:
             raise ValueError(f"use_{chosen[0]}_sigmas and use_{chosen[1]}_sigmas exclude each other; set one of them")
         self._sigma_spacing = chosen[0] if chosen else None
-        self.sigmas = np.append(self._table[::-1], 0.0)
+        self.sigmas = np.append(self._train_sigmas[::-1], 0.0)
 
     def _set_final_sigma(self, final_sigmas_type: str) -> None:
         """Where the last step leads: `zero`, or `sigma_min`, the sigma of timestep 0."""
         require_one_of("final_sigmas_type", final_sigmas_type, ("zero", "sigma_min"))
-        self._final_sigma = 0.0 if final_sigmas_type == "zero" else float(self._table[0])
+        self._final_sigma = 0.0 if final_sigmas_type == "zero" else float(self._train_sigmas[0])
 
     def _start_sigma_run(self, count: int, timesteps: np.ndarray, sigmas: np.ndarray) -> None:
         """Take timesteps and sigmas of a run, `[n]` each."""
@@ -80,35 +80,38 @@ class SigmaScheduler(Scheduler):
         Raises:
             ValueError: sigmas for which the training has no timestep.
         """
-        low, high = self._table[0], self._table[-1]
-        if sigmas[-1] < low or sigmas[0] > high:
+        low, high = self._train_sigmas[0], self._train_sigmas[-1]
+        tolerance = 1 + 1e-6  # configs tell sigma_min and sigma_max in float32; interpolation rounds in float64
+        if sigmas[-1] * tolerance < low or sigmas[0] > high * tolerance:
             raise ValueError(
                 f"sigmas from {sigmas[0]:.6g} to {sigmas[-1]:.6g} leave those of the training timesteps, "
                 f"{high:.6g} to {low:.6g}; correct sigma_max and sigma_min"
             )
-        return timesteps_of_sigmas(sigmas, self._table)
+        return timesteps_of_sigmas(sigmas, self._train_sigmas)
 
-    def _sigma_at(self, timestep: int | float) -> float:
-        """The sigma of one of `timesteps`, or of any training timestep."""
-        if self.num_inference_steps is not None and timestep in self._position:
-            return float(self.sigmas[self._position[timestep]])
-        if timestep != round(timestep) or not 0 <= timestep < len(self):
-            raise ValueError(
-                f"timestep {timestep} is neither in scheduler.timesteps nor an integer in 0 ... {len(self) - 1}"
-            )
-        return float(self._table[int(timestep)])
+    def _sigmas_at(self, timesteps: Array, library: Any) -> Array:
+        """float64 sigmas of some of `timesteps`, or of any training timesteps, as `_factors`."""
+        whole = library.round(timesteps)
+        fractional = (timesteps != whole).astype("int64")
+        sigmas = entries(self._train_sigmas, whole.astype("int64") * (1 - fractional) - fractional)
+        if self.num_inference_steps is None:
+            return sigmas
+        run = beside(self.timesteps.astype(np.float64), timesteps)
+        same = timesteps.reshape([-1, 1]) == run  # [n, steps]
+        places = same.astype("int64").argmax(axis=1)
+        return library.where(same.any(axis=1), entries(self.sigmas, places), sigmas)
 
-    def _signal_and_spread(self, timesteps: Timestep | Sequence[float], like: Array) -> tuple[Array, Array]:
-        steps = np.asarray(timesteps)
-        if steps.size not in (1, like.shape[0]) or steps.ndim > 1:
-            raise ValueError(f"got timesteps of shape {list(steps.shape)} for {like.shape[0]} samples; give one each")
-        factors = np.array([signal_and_spread(self._sigma_at(step)) for step in steps.reshape(-1).tolist()])
-        factors = factors.T.reshape([2, -1] + [1] * (len(like.shape) - 1))
-        return as_array_like(factors[0], like), as_array_like(factors[1], like)
+    def _factors(self, timesteps: Array, library: Any) -> tuple[Array, Array]:
+        sigmas = self._sigmas_at(timesteps.astype("float64"), library)
+        alpha_t = 1 / library.sqrt(1 + sigmas * sigmas)
+        return alpha_t, sigmas * alpha_t
+
+    def _missing_timestep(self, timestep: Any) -> str:
+        return f"timestep {timestep} is neither in scheduler.timesteps nor an integer in 0 ... {len(self) - 1}"
 
 
-class GrowingSampleScheduler(SigmaScheduler):
-    """Base of the schedulers whose sample is x_0 + sigma * noise (arXiv 2206.00364); the model sees it scaled down."""
+class VarianceExplodingScheduler(SigmaScheduler):
+    """Base of the schedulers whose sample is x_0 + sigma * noise (arXiv 2206.00364); the model sees x_t."""
 
     def _set_noise_schedule(self) -> None:
         super()._set_noise_schedule()
@@ -143,7 +146,7 @@ class GrowingSampleScheduler(SigmaScheduler):
         self._set_init_noise_sigma()
 
     def _interpolated(self, timesteps: np.ndarray) -> np.ndarray:
-        return np.interp(timesteps, np.arange(len(self)), self._table)
+        return np.interp(timesteps, np.arange(len(self)), self._train_sigmas)
 
     def _sigma_ends(self, sigmas: np.ndarray) -> tuple[float, float]:
         return float(sigmas[0]), float(sigmas[-1])
@@ -158,24 +161,26 @@ class GrowingSampleScheduler(SigmaScheduler):
         """
         if timestep is None:
             raise ValueError(f"{type(self).__name__} scales by the timestep; pass one of scheduler.timesteps")
-        signal, _ = signal_and_spread(float(self.sigmas[self.position(timestep)]))
-        return (widened(sample) * signal).astype(sample.dtype)
+        alpha_t, _ = sigma_to_alpha_sigma_t(float(self.sigmas[self.position(timestep)]))
+        return (upcast(sample) * alpha_t).astype(sample.dtype)
 
     def add_noise(self, original_samples: Array, noise: Array, timesteps: Any) -> Array:
         """x_0 + sigma * noise.
 
         Args:
             original_samples, noise: `[B, ...]`, numpy or Paddle.
-            timesteps: of `timesteps`, or integers in 0 ... num_train_timesteps - 1; one for all or `[B]`.
+            timesteps: of `timesteps`, or integers in 0 ... num_train_timesteps - 1; one for all or `[B]`. A tensor
+                on a GPU stays there; where nothing waits for its values, a wrong one makes its sample NaN.
 
         Raises:
             ValueError: a timestep outside the schedule, or another number of them.
         """
-        x0, noise = widened(original_samples), widened(noise)
-        signal, spread = self._signal_and_spread(timesteps, x0)
-        return (x0 + spread / signal * noise).astype(original_samples.dtype)
+        x0, noise = upcast(original_samples), upcast(noise)
+        alpha_t, sigma_t = self._alpha_t_and_sigma_t(timesteps, x0)
+        return (x0 + sigma_t / alpha_t * noise).astype(original_samples.dtype)
 
-    def _read(self, model_output: Array, sample: Array, sigma: float) -> tuple[Array, Array]:
+    def _predicted(self, model_output: Array, sample: Array, sigma: float) -> tuple[Array, Array]:
         """The predicted (x_0, epsilon); epsilon is the slope of x_0 + sigma * epsilon."""
-        signal, spread = signal_and_spread(sigma)
-        return read_prediction(self.config.prediction_type, widened(model_output), signal * sample, signal, spread)
+        alpha_t, sigma_t = sigma_to_alpha_sigma_t(sigma)
+        x_t = alpha_t * sample
+        return predicted_x0_and_epsilon(self.config.prediction_type, upcast(model_output), x_t, alpha_t, sigma_t)

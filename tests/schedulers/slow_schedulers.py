@@ -86,7 +86,7 @@ def slow_sigmas(name, config, steps):
         total = sum(-math.log(sigma) >= config.get("lambda_min_clipped", -math.inf) for sigma in table)
         extra = spacing != "trailing"
         timesteps = slow_timesteps({**config, "num_train_timesteps": total}, steps + extra, spacing)[:steps]
-        sigmas, ends = [table[t] for t in timesteps], (table[total - 1], table[0])
+        sigmas, ends = [table[t] for t in timesteps], (table[-1], table[0])
     else:
         if spacing == "linspace":
             timesteps = [(total - 1) * (steps - 1 - i) / max(steps - 1, 1) for i in range(steps)]

@@ -17,6 +17,7 @@ Where diffusers 0.42.1 differs from the formulas (golden values `differs-...`), 
 | DPM, third order (dpm-third, dpm-third-noise) | half the quadratic term, so second order; the whole integral |
 | DPM++ SDE, third order (dpm-third-sde) | a wrong sign in that term besides; the integral |
 | DPM, Karras, sigma_min, Heun (dpm-no-step) | a last step of length zero is 0 / 0, NaN; it stays where it is |
+| DPM, lambda clipped, Karras (dpm-clipped-karras) | ignores the clipping, and so does this; the timesteps as above |
 | DPM, lambda clipped, trailing (dpm-clipped-trailing) | steps of T / n on fewer timesteps, not n of them; n steps |
 | DPM SDE on epsilon, third order | UnboundLocalError; the same integral |
 | DPM on epsilon, last sigma zero | refused; one first-order step, whose limit exists |
@@ -35,6 +36,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from slow_schedulers import assert_follows_paper, difference, our_run, slow_run
+
+import ppdiffusers
 
 GOLDEN = np.load(Path(__file__).parent / "golden_family.npz")
 CASES = {case["name"]: case for case in json.loads(str(GOLDEN["cases"]))}
@@ -74,9 +77,29 @@ def test_diffusers_takes_another_number_of_steps_where_the_table_says():
     assert len(GOLDEN[f"{name}.timesteps"]) != CASES[name]["steps"]
 
 
+OTHER_SIGMAS = {
+    "differs-euler-log-linear": "not those of the timesteps",
+    "differs-dpm-clipped-trailing": "another number of steps",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if f"{name}.sigmas" in GOLDEN and name not in OTHER_SIGMAS])
+def test_sigmas_are_those_of_diffusers(name):
+    """Of trajectories that differ, too. Tables of float32 leave few digits to small sigmas, hence the tolerance."""
+    scheduler, config, steps = arguments(name)
+    ours = getattr(ppdiffusers, scheduler)(**config)
+    ours.set_timesteps(steps)
+    assert np.allclose(ours.sigmas, GOLDEN[f"{name}.sigmas"], rtol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "rounded"),
-    [("differs-dpm-karras", np.round), ("differs-dpm-lu", np.round), ("differs-dpm-exponential", np.floor)],
+    [
+        ("differs-dpm-karras", np.round),
+        ("differs-dpm-clipped-karras", np.round),
+        ("differs-dpm-lu", np.round),
+        ("differs-dpm-exponential", np.floor),
+    ],
 )
 def test_diffusers_rounds_timesteps_where_the_table_says(name, rounded):
     ours, _ = our_run(*arguments(name))

@@ -27,7 +27,7 @@ from slow_schedulers import difference, slow_alphas, slow_restrict, slow_timeste
 
 from ppdiffusers.random import Generator
 from ppdiffusers.schedulers import DDIMScheduler
-from ppdiffusers.schedulers.ddim import previous_sample, sigma
+from ppdiffusers.schedulers.ddim import previous_sample, std_dev
 
 SHAPE = (2, 3, 3, 3)
 LATENT = {"beta_start": 0.0015, "beta_end": 0.0155, "beta_schedule": "scaled_linear", "clip_sample": False}
@@ -214,7 +214,7 @@ def test_without_a_generator_paddle_seed_governs():
 
 def test_formula_is_the_same_on_numpy_and_paddle():
     x0, epsilon, noise = np.random.RandomState(1).standard_normal((3, *SHAPE)).astype(np.float32)
-    sigma_t = sigma(np.float64(0.3), np.float64(0.6), np.float64(0.7))
+    sigma_t = std_dev(np.float64(0.3), np.float64(0.6), np.float64(0.7))
     assert sigma_t == pytest.approx(0.7 * math.sqrt(0.4 / 0.7 * 0.5))
     ours = previous_sample(x0, epsilon, 0.6, sigma_t, noise)
     expected = math.sqrt(0.6) * x0.astype(float) + math.sqrt(0.4 - sigma_t**2) * epsilon + sigma_t * noise
@@ -299,7 +299,7 @@ def test_a_timestep_is_any_kind_of_integer(timestep):
         ({"model_output": np.ones((2, 6, 3, 3))}, ValueError, r"model_output has shape \[2, 6, 3, 3\]"),
         ({"variance_noise": np.ones((1, 3, 3, 3)), "eta": 1.0}, ValueError, "variance_noise has shape"),
         ({"generator": 42, "eta": 1.0}, TypeError, "42.*as_generators"),
-        ({"generator": [Generator(0)] * 3, "eta": 1.0}, ValueError, "3 generators for 2"),
+        ({"generator": [Generator(seed) for seed in range(3)], "eta": 1.0}, ValueError, "3 generators for 2"),
     ],
 )
 def test_wrong_arguments_of_a_step(arguments, error, message):

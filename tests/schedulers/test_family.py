@@ -7,12 +7,14 @@ import itertools
 import json
 import pickle
 
+import fake_torch
 import numpy as np
 import paddle
 import pytest
 from slow_schedulers import GROWING, LATENT
 
 import ppdiffusers
+import ppdiffusers.schedulers.scheduler
 from ppdiffusers.config import ConfigError
 from ppdiffusers.random import Generator
 
@@ -229,7 +231,7 @@ def test_a_step_names_its_generator_and_takes_running_ones_only(name):
     for wrong in (42, [1, 2]):
         with pytest.raises(TypeError, match="as_generators"):
             scheduler.step(x, t, x, generator=wrong, **options)
-    for right in (None, Generator(0), [Generator(0), Generator(1)]):
+    for right in (None, paddle.Generator(), Generator(0), [Generator(0), fake_torch.manual_seed(1)]):
         scheduler.set_timesteps(6)
         assert np.isfinite(scheduler.step(x, t, x, generator=right, **options).prev_sample.numpy()).all()
 
@@ -249,6 +251,7 @@ def test_the_seed_fixes_the_noise_one_stream_an_image(name):
     together = run(x, [Generator(1), Generator(2)])
     assert np.array_equal(together[:1], run(x[:1], [Generator(1)]))
     assert np.array_equal(together[1:], run(x[1:], Generator(2)))
+    assert np.array_equal(together, run(x, [fake_torch.manual_seed(1), Generator(2)]))  # torch's go on as well
     assert not np.array_equal(run(x, Generator(3)), run(x, Generator(4)))
 
 
@@ -384,7 +387,7 @@ def test_a_growing_sample_is_scaled_to_variance_one(name):
     assert scheduler.init_noise_sigma == pytest.approx(np.hypot(highest, 1))
     x = np.full(SHAPE, scheduler.init_noise_sigma, np.float32)
     assert np.allclose(scheduler.scale_model_input(x, scheduler.timesteps[0]), 1)
-    assert started(name, timestep_spacing="trailing").init_noise_sigma == scheduler._table[-1]
+    assert started(name, timestep_spacing="trailing").init_noise_sigma == scheduler._train_sigmas[-1]
     with pytest.raises(ValueError, match="pass one of scheduler.timesteps"):
         scheduler.scale_model_input(x)
 
@@ -395,3 +398,97 @@ def test_continuous_timesteps_tell_sigma():
     assert np.allclose(np.exp(4 * scheduler.timesteps), scheduler.sigmas[:-1], rtol=1e-5)
     x = np.ones(SHAPE, np.float32)
     assert np.allclose(scheduler.add_noise(x, x, np.log(3.0) / 4), 4)
+
+
+# Several runs at once.
+
+
+class Recorder(ppdiffusers.EulerDiscreteScheduler):
+    """A user's scheduler: own attributes, a constructor of its own, a dictionary that its step writes into."""
+
+    def __init__(self, label, **config):
+        super().__init__(**config)
+        self.label, self.model, self.seen = label, object(), {}
+
+    def step(self, model_output, timestep, sample, **options):
+        self.seen[int(timestep)] = float(sample.mean())
+        return super().step(model_output, timestep, sample, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [*[(name, {}) for name in NAMES], ("PNDMScheduler", {"skip_prk_steps": True})]
+)
+def test_interleaved_copies_give_what_serial_runs_give(name, config):
+    original, x = make(name, **config), np.random.RandomState(0).standard_normal((2, *SHAPE)).astype(np.float32)
+    plans = [(5, x[0], 1), (8, x[1], 2)]
+    expected = []
+    for steps, sample, seed in plans:
+        original.set_timesteps(steps)
+        expected.append(walk(original, sample, original.timesteps, Generator(seed)))
+    copies = [original.copy(), original.copy()]
+    for scheduler, (steps, _, _) in zip(copies, plans):
+        scheduler.set_timesteps(steps)
+    samples, streams = [sample for _, sample, _ in plans], [Generator(seed) for _, _, seed in plans]
+    for index in range(max(len(scheduler.timesteps) for scheduler in copies)):
+        for run, scheduler in enumerate(copies):
+            samples[run] = walk(scheduler, samples[run], scheduler.timesteps[index : index + 1], streams[run])
+        if index == 1:
+            copies.append(copies[1].copy())  # goes on from the middle of a run
+            plans.append(plans[1]), samples.append(samples[1]), streams.append(Generator(2))
+            streams[2].set_state(streams[1].get_state())
+            expected.append(expected[1])
+    assert all(np.array_equal(ours, serial) for ours, serial in zip(samples, expected))
+    assert original.num_inference_steps == 8 and copies[0].config is original.config
+    assert copies[0].alphas_cumprod is original.alphas_cumprod
+
+
+def test_a_users_subclass_survives_being_copied():
+    original = Recorder("mine", **LATENT)
+    original.note = lambda: "kept"
+    original.scale_model_input = type(original).scale_model_input.__get__(original)  # patched on the instance
+    first, second = original.copy(), original.copy()
+    assert type(first) is Recorder and (first.label, first.model, first.note()) == ("mine", original.model, "kept")
+    for scheduler, steps in ((first, 3), (second, 4)):
+        scheduler.set_timesteps(steps)
+        walk(scheduler, np.ones(SHAPE, np.float32), scheduler.timesteps)
+    assert (len(original.seen), len(first.seen), len(second.seen)) == (0, 3, 4)
+    assert original.num_inference_steps is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_a_run_reads_a_tensor_back(name, monkeypatch):
+    """Each read makes the host wait for the GPU; tensors of the CPU stand in for its here."""
+    scheduler, x = make(name, thresholding=True) if name[:3] == "DDP" else make(name), paddle.ones(SHAPE)
+    timesteps = [paddle.to_tensor(values) for values in ([3, 999], [7])]
+    wrong = paddle.to_tensor([-2, 1000])
+    expected = [scheduler.add_noise(x, 2 * x, t).numpy() for t in timesteps]
+
+    def refused(*arguments, **options):
+        raise AssertionError("a tensor was read")
+
+    monkeypatch.setattr(ppdiffusers.schedulers.scheduler, "is_on_host", lambda array: isinstance(array, np.ndarray))
+    with monkeypatch.context() as patch:
+        for method in ("numpy", "item", "tolist", "__array__", "__float__", "__int__", "__bool__", "__index__"):
+            patch.setattr(paddle.Tensor, method, refused)
+        noisy = [scheduler.add_noise(x, 2 * x, t) for t in timesteps]
+        velocity = scheduler.get_velocity(x, 2 * x, wrong)
+        scheduler.set_timesteps(5)
+        for t in scheduler.timesteps.tolist():
+            last = scheduler.step(scheduler.scale_model_input(x, t), t, x, **NOISY.get(name, {})).prev_sample
+    assert all(np.array_equal(ours, host) for ours, host in zip(noisy, expected))
+    assert np.isfinite(last.numpy()).all() and np.isnan(velocity.numpy()).all()
+    if name in GROWING:  # timesteps of the run have its sigmas
+        t = scheduler.timesteps[[1, 2]]
+        noisy = scheduler.add_noise(x, x, paddle.to_tensor(t)).numpy()[:, 0, 0, 0]
+        assert np.allclose(noisy, 1 + scheduler.sigmas[1:3], rtol=1e-6)
+
+
+def test_log_linear_sigmas_reach_the_ends_of_the_training():
+    config = {"interpolation_type": "log_linear", "use_karras_sigmas": True, "timestep_spacing": "trailing"}
+    for betas in (LATENT, {}):
+        scheduler = ppdiffusers.EulerDiscreteScheduler(**betas, **config)
+        for steps in range(1, 60):
+            scheduler.set_timesteps(steps)  # raised for some, over the last bit of a float
+        assert scheduler.timesteps[0] == 999
+    written = float(np.float32(scheduler._train_sigmas[-1] * (1 + 5e-7)))  # as a library in float32 writes it
+    ppdiffusers.EulerDiscreteScheduler(use_karras_sigmas=True, sigma_max=written).set_timesteps(5)
