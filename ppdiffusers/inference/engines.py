@@ -113,11 +113,11 @@ class OneDNNEngine:
         key = tuple(sorted(shapes.items()))
         with self._lock:
             use_threads(self._threads)
-            found = self._plans.pop(key, None) or onednn.make_plan(self._program, self._weights, shapes)
+            found = self._plans.pop(key, None) or onednn.make_plan(self._program, self._weights, shapes, self._arena)
             self._plans[key] = found  # the latest at the end
             while len(self._plans) > _PLANS:
                 del self._plans[next(iter(self._plans))]
-            return _one_or_all(found.run(self._arena.reserve(found.bytes), arrays))
+            return _one_or_all(found.run(arrays))
 
 
 def _one_or_all(arrays: List[np.ndarray]) -> Arrays:
@@ -247,11 +247,11 @@ def example_arrays(inputs: Inputs, levels: int) -> Dict[str, np.ndarray]:
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU computes in bfloat16 (AVX512_BF16 or AMX)."""
+    """Whether this CPU computes in bfloat16 (AVX512_BF16 or AMX), and ONEDNN_MAX_CPU_ISA does not keep it from it."""
     import paddle
 
     supported = getattr(paddle.base.core, "supports_bfloat16_fast_performance", None)
-    return bool(supported and supported())
+    return bool(supported and supported()) and (not onednn.is_there() or onednn.has_bfloat16())
 
 
 def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = False) -> List[Setup]:

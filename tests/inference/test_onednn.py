@@ -9,7 +9,7 @@ import pytest
 from ppdiffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
 from ppdiffusers.inference import compile_model
 from ppdiffusers.inference.engines import OneDNNEngine, Setup, has_bfloat16, relative_error, setups
-from ppdiffusers.inference.onednn import is_there, library, operators
+from ppdiffusers.inference.onednn import is_there, library, operators, planner
 from ppdiffusers.inference.onednn.plan import Buffer, _place, _reshaped_strides
 from ppdiffusers.inference.programs import cached_program, weights
 
@@ -96,7 +96,7 @@ def test_any_size_and_back_to_one_seen_before(case):
 
 @pytest.mark.parametrize("at_once", [1, 100, 3000])
 def test_attention_in_blocks_of_heads_and_rows(case, at_once, monkeypatch):
-    monkeypatch.setattr(operators, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(planner, "SCORES_AT_ONCE", (at_once,))
     arrays = inputs(case, 2)
     assert relative_error(wanted(case, arrays), engine(case)(arrays))[0] < 1e-5
 

@@ -10,34 +10,49 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import paddle
 
 FP32, BF16 = 3, 2  # types
 ITEM_BYTES = {FP32: 4, BF16: 2}
-SRC, SRC_1, DST, WEIGHTS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 49, 50, 51, 52  # arguments
+SRC, SRC_1, DST, WEIGHTS, MEAN, VARIANCE, SCALE, SHIFT, SCRATCHPAD = 1, 2, 17, 33, 49, 50, 51, 52, 80  # arguments
 ADD, MUL, SUB, DIV = 0x1FFF0, 0x1FFF1, 0x1FFF5, 0x1FFF4  # algorithms
-RELU, LINEAR, GELU_TANH, SWISH, GELU_ERF = 0x20, 0x26, 0x2B, 0x2C, 0x31
+# Functions of one number, some with parameters: RELU has the slope of what is negative for alpha, LINEAR is
+# alpha * x + beta, and SWISH is x * LOGISTIC(alpha * x).
+RELU, TANH, LINEAR, LOGISTIC, EXP, GELU_TANH, SWISH = 0x20, 0x21, 0x26, 0x29, 0x2A, 0x2B, 0x2C
+GELU_ERF, MISH = 0x31, 0x33
+ALGORITHMS = {
+    **{ADD: "add", MUL: "multiply", SUB: "subtract", DIV: "divide"},
+    **{RELU: "relu", TANH: "tanh", LINEAR: "linear", LOGISTIC: "sigmoid", EXP: "exp"},
+    **{GELU_TANH: "gelu (tanh)", SWISH: "silu", GELU_ERF: "gelu", MISH: "mish"},
+}
 _CONVOLUTION, _DECONVOLUTION, _AVERAGE_POOLING, _SOFTMAX = 1, 10, 0x3FF, 0x30000
 _TRAINING, _INFERENCE = 64, 96  # propagation kinds; statistics are only written in training
 _USE_SCALE_AND_SHIFT = 2 | 4
 _ANY = 1  # the layout that the kernel likes best
-_QUERY_WEIGHTS, _QUERY_NAME = 131, 8
+_QUERY_WEIGHTS, _QUERY_SCRATCHPAD, _QUERY_NAME = 131, 136, 8
+_USER_SCRATCHPAD = 1
+_OUT_OF_MEMORY = 1  # status
+_ISA_BF16 = 0x80  # AVX512_BF16
 
 
 class OneDNNError(RuntimeError):
     """oneDNN refuses a kernel, or is not there."""
 
 
+class NotEnoughMemory(OneDNNError):
+    """Memory that a plan needs cannot be had."""
+
+
 class PostOp(NamedTuple):
     """What a kernel does to its results before it writes them: `algorithm` of them, or of them and `other`."""
 
     algorithm: int
-    alpha: float = 1.0  # of one that has no `other`
-    beta: float = 0.0
+    alpha: float  # of one that has no `other`
+    beta: float
     other: Optional[Any] = None  # a Descriptor
 
 
@@ -49,30 +64,105 @@ class _Argument(ctypes.Structure):
     _fields_ = [("kind", c_int), ("memory", c_void_p)]
 
 
+_TYPE = _KIND = c_int  # enumerations
+_HANDLE, _NEW, _SIZES = c_void_p, POINTER(c_void_p), POINTER(c_int64)
+_DESCRIPTOR = _HANDLE  # None for a tensor that is left out
+_CONVOLUTION_ARGUMENTS = (_NEW, _HANDLE, _KIND, _KIND, *4 * [_DESCRIPTOR], *4 * [_SIZES], _HANDLE)
+# Every function that is used: what it takes. It returns a status, unless `_RETURNS` says otherwise.
+_TAKES: Dict[str, Tuple[Any, ...]] = {
+    "version": (),
+    "status2str": (c_int,),
+    "get_effective_cpu_isa": (),
+    "engine_create": (_NEW, _KIND, c_size_t),
+    "stream_create": (_NEW, _HANDLE, c_uint),
+    "memory_desc_create_with_tag": (_NEW, c_int, _SIZES, _TYPE, _KIND),
+    "memory_desc_create_with_strides": (_NEW, c_int, _SIZES, _TYPE, _SIZES),
+    "memory_desc_clone": (_NEW, _DESCRIPTOR),
+    "memory_desc_equal": (_DESCRIPTOR, _DESCRIPTOR),
+    "memory_desc_get_size": (_DESCRIPTOR,),
+    "memory_desc_destroy": (_DESCRIPTOR,),
+    "memory_create": (_NEW, _DESCRIPTOR, _HANDLE, c_void_p),
+    "memory_destroy": (_HANDLE,),
+    "post_ops_create": (_NEW,),
+    "post_ops_append_eltwise": (_HANDLE, _KIND, c_float, c_float),
+    "post_ops_append_binary": (_HANDLE, _KIND, _DESCRIPTOR),
+    "post_ops_destroy": (_HANDLE,),
+    "primitive_attr_create": (_NEW,),
+    "primitive_attr_set_post_ops": (_HANDLE, _HANDLE),
+    "primitive_attr_set_scratchpad_mode": (_HANDLE, _KIND),
+    "primitive_attr_destroy": (_HANDLE,),
+    "primitive_desc_query": (_HANDLE, _KIND, c_int, c_void_p),
+    "primitive_desc_query_md": (_HANDLE, _KIND, c_int),
+    "primitive_desc_destroy": (_HANDLE,),
+    "primitive_create": (_NEW, _HANDLE),
+    "primitive_execute": (_HANDLE, _HANDLE, c_int, POINTER(_Argument)),
+    "primitive_destroy": (_HANDLE,),
+    "convolution_forward_primitive_desc_create": _CONVOLUTION_ARGUMENTS,
+    "deconvolution_forward_primitive_desc_create": _CONVOLUTION_ARGUMENTS,
+    "matmul_primitive_desc_create": (_NEW, _HANDLE, *4 * [_DESCRIPTOR], _HANDLE),
+    "binary_primitive_desc_create": (_NEW, _HANDLE, _KIND, *3 * [_DESCRIPTOR], _HANDLE),
+    "eltwise_forward_primitive_desc_create": (
+        *(_NEW, _HANDLE, _KIND, _KIND, _DESCRIPTOR, _DESCRIPTOR),
+        *(c_float, c_float, _HANDLE),
+    ),
+    "softmax_forward_primitive_desc_create": (_NEW, _HANDLE, _KIND, _KIND, _DESCRIPTOR, _DESCRIPTOR, c_int, _HANDLE),
+    "layer_normalization_forward_primitive_desc_create": (
+        *(_NEW, _HANDLE, _KIND, *3 * [_DESCRIPTOR]),
+        *(c_float, c_uint, _HANDLE),
+    ),
+    "batch_normalization_forward_primitive_desc_create": (
+        *(_NEW, _HANDLE, _KIND, *2 * [_DESCRIPTOR]),
+        *(c_float, c_uint, _HANDLE),
+    ),
+    "pooling_forward_primitive_desc_create": (
+        *(_NEW, _HANDLE, _KIND, _KIND, _DESCRIPTOR, _DESCRIPTOR),
+        *(*5 * [_SIZES], _HANDLE),
+    ),
+    "reorder_primitive_desc_create": (_NEW, _DESCRIPTOR, _HANDLE, _DESCRIPTOR, _HANDLE, _HANDLE),
+}
+_RETURNS: Dict[str, Any] = {
+    "version": POINTER(_Version),
+    "status2str": c_char_p,
+    "memory_desc_equal": c_int,
+    "memory_desc_get_size": c_size_t,
+    "primitive_desc_query_md": c_void_p,
+}
+
+
 class _Library:
+    """The functions of `_TAKES` as attributes, without their prefix; a call by name raises where the status is bad."""
+
     def __init__(self) -> None:
         folder = Path(paddle.__file__).parent / "libs"
         files = sorted(folder.glob("libdnnl.so*")) + sorted(folder.glob("libdnnl*.dylib"))
         if not files:
             raise OneDNNError(f"this paddle has no oneDNN in {folder}")
         try:
-            self.c = ctypes.CDLL(str(files[0]))
-            self.c.dnnl_version.restype = ctypes.POINTER(_Version)
-            version = self.c.dnnl_version().contents
-            self.c.dnnl_memory_desc_get_size.restype = c_size_t
-            self.c.dnnl_primitive_desc_query_md.restype = c_void_p
+            c = ctypes.CDLL(str(files[0]))
+            for name, takes in _TAKES.items():
+                function = getattr(c, f"dnnl_{name}")
+                function.argtypes, function.restype = takes, _RETURNS.get(name, c_int)
+                setattr(self, name, function)
         except (OSError, AttributeError) as error:
             raise OneDNNError(f"{files[0]} cannot be used: {error}") from None
+        version = self.version().contents
         if version.major != 3:
             raise OneDNNError(f"{files[0]} is oneDNN {version.major}.{version.minor}, and 3 is what is known here")
-        self.engine, self.stream = c_void_p(), c_void_p()
-        self("engine_create", byref(self.engine), 1, c_size_t(0))
+        self.engine, self.stream = c_void_p(), c_void_p()  # of the CPU; any thread may use them
+        self("engine_create", byref(self.engine), 1, 0)
         self("stream_create", byref(self.stream), self.engine, 1)
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)  # for mypy: the functions are set by name
+
     def __call__(self, name: str, *arguments: Any) -> None:
-        status = getattr(self.c, f"dnnl_{name}")(*arguments)
+        self.check(name, getattr(self, name)(*arguments))
+
+    def check(self, name: str, status: int) -> None:
+        """Raise where a function returned another status than success."""
         if status:
-            raise OneDNNError(f"oneDNN's {name} fails with status {status}")
+            kind = NotEnoughMemory if status == _OUT_OF_MEMORY else OneDNNError
+            raise kind(f"oneDNN's {name} fails: {self.status2str(status).decode()}")
 
 
 @functools.cache
@@ -93,6 +183,11 @@ def is_there() -> bool:
     return True
 
 
+def has_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 with instructions of the CPU, and ONEDNN_MAX_CPU_ISA lets it."""
+    return is_there() and bool(library().get_effective_cpu_isa() & _ISA_BF16)
+
+
 class _Handle:
     """A C object that is destroyed with its last Python name."""
 
@@ -100,7 +195,7 @@ class _Handle:
 
     def __init__(self) -> None:
         self.value = c_void_p()
-        self._destroy = getattr(library().c, f"dnnl_{self._kind}_destroy")
+        self._destroy = getattr(library(), f"{self._kind}_destroy")
 
     def __del__(self) -> None:
         if self.value:
@@ -122,10 +217,10 @@ class Descriptor(_Handle):
 
     @property
     def bytes(self) -> int:
-        return library().c.dnnl_memory_desc_get_size(self.value)
+        return library().memory_desc_get_size(self.value)
 
     def same(self, other: Descriptor) -> bool:
-        return bool(library().c.dnnl_memory_desc_equal(self.value, other.value))
+        return bool(library().memory_desc_equal(self.value, other.value))
 
 
 class Memory(_Handle):
@@ -135,7 +230,7 @@ class Memory(_Handle):
 
     def __init__(self, descriptor: Descriptor, address: int):
         super().__init__()
-        library()("memory_create", byref(self.value), descriptor.value, library().engine, c_void_p(address))
+        library()("memory_create", byref(self.value), descriptor.value, library().engine, address)
 
 
 class Kernel(_Handle):
@@ -166,10 +261,17 @@ class Kernel(_Handle):
     @property
     def weights(self) -> Descriptor:
         """The layout of the weights that it takes."""
+        return self._descriptor(_QUERY_WEIGHTS)
+
+    @property
+    def scratchpad(self) -> Descriptor:
+        """Of the memory that it needs while it runs, which may be none. Nothing is kept there."""
+        return self._descriptor(_QUERY_SCRATCHPAD)
+
+    def _descriptor(self, query: int) -> Descriptor:
         found = Descriptor.__new__(Descriptor)
         _Handle.__init__(found)
-        shown = c_void_p(library().c.dnnl_primitive_desc_query_md(self.value, _QUERY_WEIGHTS, 0))
-        library()("memory_desc_clone", byref(found.value), shown)
+        library()("memory_desc_clone", byref(found.value), library().primitive_desc_query_md(self.value, query, 0))
         return found
 
 
@@ -188,11 +290,13 @@ def _attributes(post: Sequence[PostOp]) -> Tuple[_Attributes, Any]:
     library()("post_ops_create", byref(operations.value))
     for each in post:
         if each.other is None:
-            numbers = c_float(each.alpha), c_float(each.beta)
-            library()("post_ops_append_eltwise", operations.value, each.algorithm, *numbers)
+            library()("post_ops_append_eltwise", operations.value, each.algorithm, each.alpha, each.beta)
         else:
             library()("post_ops_append_binary", operations.value, each.algorithm, each.other.value)
     library()("primitive_attr_set_post_ops", attributes.value, operations.value)
+    # oneDNN's own scratchpads stay for good, and some are of the thread that made the primitive: another one's call
+    # ends the process (oneDNN 3.6, convolutions by matrix products).
+    library()("primitive_attr_set_scratchpad_mode", attributes.value, _USER_SCRATCHPAD)
     return attributes, operations
 
 
@@ -200,7 +304,8 @@ class Primitive(_Handle):
     """A kernel that runs on certain memory.
 
     Args:
-        arguments: kinds (SRC, ...; of the i-th post-op `post_argument(i)`) and what they stand for.
+        arguments: kinds (SRC, ...; of the i-th post-op `post_argument(i)`) and what they stand for. SCRATCHPAD is one
+            where the kernel's has bytes.
     """
 
     _kind = "primitive"
@@ -210,13 +315,13 @@ class Primitive(_Handle):
         library()("primitive_create", byref(self.value), kernel.value)
         self._memories = arguments  # kept alive
         pairs = [_Argument(kind, memory.value) for kind, memory in arguments]
-        self._arguments = (_Argument * len(pairs))(*pairs)
-        self._execute = library().c.dnnl_primitive_execute
+        self._call = (self.value, library().stream, len(pairs), (_Argument * len(pairs))(*pairs))
+        self._execute = library().primitive_execute
 
     def __call__(self) -> None:
-        status = self._execute(self.value, library().stream, len(self._arguments), self._arguments)
+        status = self._execute(*self._call)
         if status:
-            raise OneDNNError(f"a kernel of oneDNN fails with status {status}")
+            library().check("primitive_execute", status)
 
 
 def post_argument(number: int) -> int:
@@ -257,8 +362,7 @@ def binary(
 def eltwise(
     algorithm: int, alpha: float, beta: float, source: Descriptor, result: Descriptor, post: Sequence[PostOp] = ()
 ) -> Kernel:
-    numbers = c_float(alpha), c_float(beta)
-    return Kernel("eltwise_forward", _INFERENCE, algorithm, source, result, *numbers, post=post)
+    return Kernel("eltwise_forward", _INFERENCE, algorithm, source, result, alpha, beta, post=post)
 
 
 def softmax(source: Descriptor, result: Descriptor, axis: int) -> Kernel:
@@ -267,14 +371,13 @@ def softmax(source: Descriptor, result: Descriptor, axis: int) -> Kernel:
 
 def layer_norm(source: Descriptor, result: Descriptor, epsilon: float) -> Kernel:
     """Over the last axis, with scale and shift."""
-    flags = c_uint(_USE_SCALE_AND_SHIFT)
-    arguments = (source, result, None, c_float(epsilon), flags)
+    arguments = (source, result, None, epsilon, _USE_SCALE_AND_SHIFT)
     return Kernel("layer_normalization_forward", _INFERENCE, *arguments)
 
 
 def batch_statistics(source: Descriptor, result: Descriptor) -> Kernel:
     """Mean and variance of every channel; it writes the normalised tensor too."""
-    return Kernel("batch_normalization_forward", _TRAINING, source, result, c_float(1e-5), c_uint(0))
+    return Kernel("batch_normalization_forward", _TRAINING, source, result, 1e-5, 0)
 
 
 def average_pooling(source: Descriptor, result: Descriptor, size: Sequence[int], strides: Sequence[int]) -> Kernel:

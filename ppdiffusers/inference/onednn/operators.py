@@ -24,6 +24,7 @@ from ppdiffusers.inference.onednn.values import (
     Integers,
     Padded,
     Parameter,
+    Repeated,
     Scores,
     UnsupportedOperator,
     full_shape,
@@ -33,8 +34,6 @@ from ppdiffusers.inference.onednn.values import (
 if TYPE_CHECKING:
     from ppdiffusers.inference.onednn.planner import Planner
 
-# Scores of attention that are held at once: 128 MB in float32.
-SCORES_AT_ONCE = 1 << 25
 # A 3x3 kernel over doubled pixels is this 4x4 kernel of a transposed convolution of stride 2, T k T', over the pixels
 # themselves: of each three taps two or one fall on the same pixel. It takes 16 multiplications where there were 36.
 _DOUBLING = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
@@ -78,6 +77,8 @@ def _fetch(plan: Planner, attrs: Dict[str, Any], x: Any) -> None:
 def _conv2d(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Parameter) -> Tensor:
     if attrs["groups"] != 1 or attrs["data_format"] != "NCHW" or attrs["padding_algorithm"] != "EXPLICIT":
         raise UnsupportedOperator(f"a convolution with {attrs}")
+    if not isinstance(weight, Parameter):
+        raise UnsupportedOperator("a convolution with weights that are computed")
     padding = list(attrs["paddings"])
     before, after = (padding, padding) if len(padding) == 2 else (padding[::2], padding[1::2])
     strides, dilations = list(attrs["strides"]), list(attrs["dilations"])
@@ -202,6 +203,12 @@ def _linear_layer(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Paramete
     return reshaped
 
 
+def _linear_v2(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Parameter, bias: Any) -> Tensor:
+    """What paddle for GPUs makes of a linear layer with a bias."""
+    product = {"transpose_x": False, "transpose_y": attrs["transpose_weight"]}
+    return plan.combine(library.ADD, _linear_layer(plan, product, x, weight), bias)
+
+
 def scores(plan: Planner, attrs: Dict[str, Any], query: Any, key: Any) -> Scores:
     if attrs["transpose_x"]:
         raise UnsupportedOperator("attention of transposed queries")
@@ -219,12 +226,12 @@ def _attention(plan: Planner, attrs: Dict[str, Any], scores: Scores, value: Tens
     lead, rows, columns = query.shape[:-2], query.shape[-2], key.shape[-1]
     order = sorted(range(rank), key=lambda axis: -value.strides[axis])
     result = plan.steps.allocate((*lead, rows, value.shape[-1]), value.dtype, order)
-    if prod(lead) * rows * columns <= SCORES_AT_ONCE:
+    if prod(lead) * rows * columns <= plan.scores_at_once:
         heads: List[Tuple[int, ...]] = [()]
         shape = (*lead, rows, columns)
     else:
         heads = list(np.ndindex(*lead))
-        shape = (*(1 for _ in lead), max(1, min(rows, SCORES_AT_ONCE // columns)), columns)
+        shape = (*(1 for _ in lead), max(1, min(rows, plan.scores_at_once // columns)), columns)
     room = plan.steps.allocate(shape, FP32, range(rank))
     weights = room if plan.dtype == FP32 else plan.steps.allocate(shape, plan.dtype, range(rank))
     for head in heads:
@@ -314,11 +321,12 @@ def _split_with_num(plan: Planner, attrs: Dict[str, Any], x: Any, axis: np.ndarr
 def _reshape(plan: Planner, attrs: Dict[str, Any], x: Any, shape: np.ndarray) -> Any:
     if isinstance(x, Parameter):
         return Parameter(x.name, full_shape(x.shape, shape))
+    wanted = full_shape(shape_of(x), shape)
+    if isinstance(x, Repeated):
+        doubled = _doubled_source(x.source, wanted)
+        if doubled is not None:
+            return Doubled(doubled)
     tensor = plan.tensor(x)
-    wanted = full_shape(tensor.shape, shape)
-    doubled = _doubled_source(tensor, wanted)
-    if doubled is not None:
-        return Doubled(doubled)
     return tensor.reshaped(wanted) or plan.copy(tensor, None, range(len(tensor.shape))).reshaped(wanted)
 
 
@@ -350,20 +358,20 @@ def _squeeze(plan: Planner, attrs: Dict[str, Any], x: Any, axes: np.ndarray) -> 
     return _without(plan.tensor(x), axes)
 
 
-def _tile(plan: Planner, attrs: Dict[str, Any], x: Any, repeats: np.ndarray) -> Tensor:
+def _tile(plan: Planner, attrs: Dict[str, Any], x: Any, repeats: np.ndarray) -> Repeated:
     tensor = plan.tensor(x)
     shape = [1] * (len(repeats) - len(tensor.shape)) + list(tensor.shape)
     return _expand(plan, attrs, tensor, np.array([n * int(times) for n, times in zip(shape, repeats)]))
 
 
-def _expand(plan: Planner, attrs: Dict[str, Any], x: Any, wanted: np.ndarray) -> Tensor:
+def _expand(plan: Planner, attrs: Dict[str, Any], x: Any, wanted: np.ndarray) -> Repeated:
     tensor = plan.tensor(x)
     tensor = tensor.reshaped([1] * (len(wanted) - len(tensor.shape)) + list(tensor.shape)) or tensor
     shape = [n if int(m) == -1 else int(m) for n, m in zip(tensor.shape, wanted)]
     if any(n not in (1, m) for n, m in zip(tensor.shape, shape)):
         raise UnsupportedOperator(f"{list(tensor.shape)} is repeated to {shape}")
     strides = [stride if n == m else 0 for stride, n, m in zip(tensor.strides, tensor.shape, shape)]
-    return replace(tensor, shape=tuple(shape), strides=tuple(strides), step=None)
+    return Repeated(replace(tensor, shape=tuple(shape), strides=tuple(strides), step=None))
 
 
 def _scale(plan: Planner, attrs: Dict[str, Any], x: Any, factor: np.ndarray) -> Tensor:
@@ -384,7 +392,30 @@ def _dropout(plan: Planner, attrs: Dict[str, Any], x: Any, *rest: Any) -> Any:
 def _cast(plan: Planner, attrs: Dict[str, Any], x: Any) -> Any:
     if attrs["dtype"].name != "FLOAT32":  # the only type of tensors that depend on inputs
         raise UnsupportedOperator(f"a cast to {attrs['dtype'].name}")
-    return x
+    if not isinstance(x, Integers):
+        return x
+    result = plan.steps.allocate(x.shape, FP32, range(len(x.shape)))
+    return plan.steps.add_host(lambda arena: np.copyto(result.array(arena), x.array, "unsafe"), [], result)
+
+
+def _by_numpy(function: Callable[..., Any]) -> Callable[..., Tensor]:
+    """For what oneDNN has no kernel of, and what is done to vectors only."""
+
+    def translate(plan: Planner, attrs: Dict[str, Any], x: Any) -> Tensor:
+        given = plan.tensor(x)
+        source = plan.tensor(given, FP32)
+        result = plan.like(source)
+
+        def compute(arena: int) -> None:
+            function(source.array(arena), out=result.array(arena))
+
+        return plan.tensor(plan.steps.add_host(compute, [source], result), given.dtype)
+
+    return translate
+
+
+def _eltwise(algorithm: int, alpha: float = 0.0) -> Callable[..., Tensor]:
+    return lambda plan, attrs, x: plan.apply(x, algorithm, alpha)
 
 
 def _binary(algorithm: int) -> Callable[..., Tensor]:
@@ -405,6 +436,7 @@ OPERATORS: Dict[str, Callable[..., Any]] = {
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
     "matmul": _matmul,
+    "linear_v2": _linear_v2,
     "gelu": _gelu,
     "pool2d": _pool2d,
     "pad3d": _pad3d,
@@ -412,8 +444,15 @@ OPERATORS: Dict[str, Callable[..., Any]] = {
     "multiply": _binary(library.MUL),
     "subtract": _binary(library.SUB),
     "divide": _binary(library.DIV),
-    "silu": lambda plan, attrs, x: plan.apply(x, library.SWISH),
-    "relu": lambda plan, attrs, x: plan.apply(x, library.RELU),
+    "silu": _eltwise(library.SWISH, 1.0),
+    "swish": _eltwise(library.SWISH, 1.0),
+    "mish": _eltwise(library.MISH),
+    "relu": _eltwise(library.RELU),
+    "sigmoid": _eltwise(library.LOGISTIC),
+    "tanh": _eltwise(library.TANH),
+    "exp": _eltwise(library.EXP),
+    "sin": _by_numpy(np.sin),
+    "cos": _by_numpy(np.cos),
     "softmax": _softmax,
     "shape64": lambda plan, attrs, x: np.array(shape_of(x), np.int64),
     "reshape": _reshape,

@@ -6,18 +6,32 @@ What depends on shapes only is computed while planning. Additions and activation
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
+import threading
+import time
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ppdiffusers.inference.onednn import library
-from ppdiffusers.inference.onednn.library import FP32, ITEM_BYTES, Descriptor, Kernel, Memory, PostOp, Primitive
+from ppdiffusers.inference.onednn.library import (
+    BF16,
+    FP32,
+    ITEM_BYTES,
+    Descriptor,
+    Kernel,
+    Memory,
+    NotEnoughMemory,
+    PostOp,
+    Primitive,
+)
 
 _ALIGNMENT = 64  # bytes
+_LEFT_FREE = 64 << 20  # bytes that must be there besides an arena: for code of kernels, results, and others
 _MOST_BY_LOOPS = 100_000  # elements that a plain loop may write: of a convolution one would take minutes
 Post = Tuple[int, float, float, Optional["Tensor"]]  # as PostOp, but with the tensor
 
@@ -63,8 +77,6 @@ class Tensor:
             usual = _dense_strides(self.shape, order)
             if all(a == b for a, b, size in zip(self.strides, usual, self.shape) if size != 1):
                 return Descriptor(self.shape, self.dtype, usual)  # kernels look at axes of one element too
-        if 0 in self.strides:
-            raise library.OneDNNError(f"a tensor that is repeated to {list(self.shape)} does not lie in memory so")
         return Descriptor(self.shape, self.dtype, self.strides)
 
     def view(self, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> Tensor:
@@ -85,6 +97,10 @@ class Tensor:
         return None if strides is None else self.view(shape, strides)
 
     @property
+    def bytes(self) -> int:
+        return prod(self.shape) * ITEM_BYTES[self.dtype] if self.layout is None else self.layout.bytes
+
+    @property
     def dense(self) -> bool:
         """Whether its elements fill their memory, in any order of the axes."""
         expected = 1
@@ -95,18 +111,24 @@ class Tensor:
         return True
 
     def array(self, arena: int) -> np.ndarray:
-        """Of float32 elements."""
-        address = self.buffer.address(arena) + 4 * self.offset
-        span = 1 + sum(stride * (size - 1) for stride, size in zip(self.strides, self.shape))
-        flat = np.ctypeslib.as_array((ctypes.c_float * span).from_address(address))
-        return np.lib.stride_tricks.as_strided(flat, self.shape, [4 * stride for stride in self.strides])
+        """Its elements, those of bfloat16 as uint16."""
+        size = ITEM_BYTES[self.dtype]
+        span = 1 + sum(stride * (n - 1) for stride, n in zip(self.strides, self.shape))
+        raw = (ctypes.c_uint8 * (size * span)).from_address(self.buffer.address(arena) + size * self.offset)
+        flat: np.ndarray = np.frombuffer(raw, {FP32: np.float32, BF16: np.uint16}[self.dtype])  # type: ignore[call-overload]
+        return np.lib.stride_tricks.as_strided(flat, self.shape, [size * stride for stride in self.strides])
 
 
 @dataclass(eq=False)
 class Step:
-    """A kernel under way, which more post-ops may join, or a function of the arena's address where `host` is given."""
+    """A kernel under way, which more post-ops may join, or a function of the arena's address where `host` is given.
+
+    Attributes:
+        name: of the operators of the program that it computes.
+    """
 
     number: int
+    name: str
     make: Optional[Callable[[List[PostOp]], Kernel]]
     arguments: List[Tuple[int, Tensor]]
     result: Tensor
@@ -115,7 +137,12 @@ class Step:
     touched: List[Buffer] = field(default_factory=list)
     kernel: Optional[Kernel] = None
 
-    def join(self, algorithm: int, alpha: float = 1.0, beta: float = 0.0, other: Optional[Tensor] = None) -> bool:
+    def everything(self) -> List[Tuple[int, Tensor]]:
+        """The arguments of the kernel, with those of the post-ops."""
+        posts = [(library.post_argument(i), post[3]) for i, post in enumerate(self.post)]
+        return self.arguments + [(kind, other) for kind, other in posts if other is not None]
+
+    def join(self, algorithm: int, alpha: float, beta: float, other: Optional[Tensor] = None) -> bool:
         """Do this to the results too; False if the kernel would become slow, or `other` is not there yet."""
         if self.make is None or (other is not None and other.buffer.ready >= self.number):
             return False
@@ -137,16 +164,21 @@ class Together:
     steps: List[Step]
     result: Tensor
 
-    def join(self, algorithm: int, alpha: float = 1.0, beta: float = 0.0, other: Optional[Tensor] = None) -> bool:
+    def join(self, algorithm: int, alpha: float, beta: float, other: Optional[Tensor] = None) -> bool:
         """As of a step; of another tensor each would need its part."""
         return other is None and all(step.join(algorithm, alpha, beta) for step in self.steps)
 
 
 class Steps:
-    """The steps of a plan, as they are found."""
+    """The steps of a plan, as they are found.
+
+    Attributes:
+        operator: name of that which is being translated.
+    """
 
     def __init__(self) -> None:
         self.steps: List[Step] = []
+        self.operator = ""
 
     def allocate(
         self,
@@ -173,20 +205,23 @@ class Steps:
     ) -> Tensor:
         """A step that writes `result`, which comes back as its product."""
         kernel = make(_post_ops(post))
-        step = Step(len(self.steps), make, [*arguments, (library.DST, result)], result, list(post), kernel=kernel)
+        step = self._step(make, [*arguments, (library.DST, result)], result, list(post), kernel=kernel)
         self._append(step, result)
         return replace(result, step=step)
 
     def add_kernel(self, kernel: Kernel, arguments: List[Tuple[int, Tensor]], result: Tensor) -> Tensor:
         """A step that takes no post-ops."""
-        step = Step(len(self.steps), None, [*arguments, (library.DST, result)], result, kernel=kernel)
+        step = self._step(None, [*arguments, (library.DST, result)], result, kernel=kernel)
         self._append(step, result)
         return result
 
     def add_host(self, function: Callable[[int], None], reads: Sequence[Tensor], result: Tensor) -> Tensor:
-        step = Step(len(self.steps), None, [], result, host=function, touched=[each.buffer for each in reads])
+        step = self._step(None, [], result, host=function, touched=[each.buffer for each in reads])
         self._append(step, result)
         return result
+
+    def _step(self, *arguments: Any, **more: Any) -> Step:
+        return Step(len(self.steps), self.operator, *arguments, **more)
 
     def _append(self, step: Step, result: Tensor) -> None:
         if step.kernel is not None and step.kernel.slow and prod(result.shape) > _MOST_BY_LOOPS:
@@ -198,20 +233,34 @@ class Steps:
 
 
 class Plan:
-    """Steps that can be run, in an arena of `bytes`.
+    """Steps that can be run, in an arena that they need `bytes` of.
 
     Args:
         inputs, outputs: of float32.
         integers: inputs of whole numbers.
+
+    Raises:
+        NotEnoughMemory: the arena cannot grow so far.
     """
 
-    def __init__(self, steps: Steps, inputs: Dict[str, Tensor], integers: Dict[str, np.ndarray], outputs: List[Tensor]):
+    def __init__(
+        self,
+        steps: Steps,
+        inputs: Dict[str, Tensor],
+        integers: Dict[str, np.ndarray],
+        outputs: List[Tensor],
+        arena: Arena,
+    ):
         self._steps = steps.steps
         self.inputs, self.integers, self.outputs = inputs, integers, outputs
-        buffers = self._lifetimes()
-        self.bytes = _place(buffers)
-        self._arena = 0
+        for step in self._steps:
+            _give_scratchpad(step)
+        self.bytes = _place(self._lifetimes())
+        self._arena = arena
+        self._address = 0  # that the calls are for
         self._calls: List[Callable[[], None]] = []
+        with arena.lock:
+            arena.reserve(self.bytes)
 
     def _lifetimes(self) -> List[Buffer]:
         buffers = {}
@@ -229,28 +278,78 @@ class Plan:
             tensor.buffer.last = len(self._steps)
         return list(buffers.values())
 
-    def run(self, arena: int, arrays: Mapping[str, np.ndarray]) -> List[np.ndarray]:
-        """The outputs, computed in memory that begins at `arena`."""
+    def run(self, arrays: Mapping[str, np.ndarray]) -> List[np.ndarray]:
+        """The outputs. One plan runs at a time in an arena; other threads wait.
+
+        Raises:
+            NotEnoughMemory: for the arena, which another plan may have needed less of, or for the results.
+        """
+        with self._arena.lock, enough_memory():
+            self._begin(arrays)
+            for call in self._calls:
+                call()
+            return [tensor.array(self._address).copy() for tensor in self.outputs]
+
+    def _begin(self, arrays: Mapping[str, np.ndarray]) -> None:
+        address = self._arena.reserve(self.bytes)
         for name, integers in self.integers.items():
             integers[...] = arrays[name]
         for name, tensor in self.inputs.items():
-            tensor.array(arena)[...] = arrays[name]
-        if arena != self._arena:
-            self._calls = [self._bound(step, arena) for step in self._steps]
-            self._arena = arena
-        for call in self._calls:
-            call()
-        return [tensor.array(arena).copy() for tensor in self.outputs]
+            tensor.array(address)[...] = arrays[name]
+        if address != self._address:
+            self._address = 0
+            self._calls = [self._bound(step, address) for step in self._steps]
+            self._address = address
 
     def _bound(self, step: Step, arena: int) -> Callable[[], None]:
         if step.host is not None:
             function = step.host
             return lambda: function(arena)
-        arguments = list(step.arguments)
-        arguments += [(library.post_argument(i), post[3]) for i, post in enumerate(step.post) if post[3] is not None]
-        memories = [(kind, _memory(tensor, arena)) for kind, tensor in arguments]
         assert step.kernel is not None
-        return Primitive(step.kernel, memories)
+        return Primitive(step.kernel, [(kind, _memory(tensor, arena)) for kind, tensor in step.everything()])
+
+    def describe(self, arrays: Mapping[str, np.ndarray], runs: int = 3) -> str:
+        """A table of the steps, with the fastest of `runs` measurements of each.
+
+        A line has the operators of the program, the kernel, what it reads and writes, MB of these (with weights and
+        scratchpad), milliseconds, and the share of the time.
+        """
+        best = [float("inf")] * len(self._steps)
+        with self._arena.lock:
+            for _ in range(max(1, runs)):
+                self._begin(arrays)
+                for i, call in enumerate(self._calls):
+                    started = time.perf_counter()
+                    call()
+                    best[i] = min(best[i], time.perf_counter() - started)
+        whole = sum(best)
+        lines = [f"{'step':>4} {'operators':32} {'kernel':28} {'shapes':48} {'MB':>8} {'ms':>9} {'share':>6}"]
+        for step, seconds in zip(self._steps, best):
+            tensors = dict.fromkeys(tensor for _, tensor in step.everything())
+            size = sum(tensor.bytes for tensor in tensors) / 1e6
+            kernel = step.kernel.name if step.kernel is not None else "numpy"
+            operators = " + ".join([step.name, *(library.ALGORITHMS[post[0]] for post in step.post)])
+            read = [tensor for kind, tensor in step.arguments if kind in (library.SRC, library.SRC_1)]
+            shapes = f"{', '.join(map(_text, read))} -> {_text(step.result)}"
+            ends = f"{size:8.1f} {1e3 * seconds:9.3f} {seconds / whole:6.1%}"
+            lines.append(f"{step.number:4} {operators:32} {kernel:28} {shapes:48} {ends}")
+        weights = {id(b): b for step in self._steps for _, t in step.everything() if (b := t.buffer).array is not None}
+        kept = sum(buffer.bytes for buffer in weights.values())
+        lines.append(f"{1e3 * whole:.1f} ms, {self.bytes / 1e6:.1f} MB of the arena, {kept / 1e6:.1f} MB of weights")
+        return "\n".join(lines)
+
+
+def _text(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
+
+
+def _give_scratchpad(step: Step) -> None:
+    """Add what the kernel of a finished step needs while it runs."""
+    if step.kernel is not None:
+        layout = step.kernel.scratchpad
+        if layout.bytes:
+            room = Tensor(Buffer(layout.bytes, first=step.number), (), (), FP32, layout=layout)
+            step.arguments.append((library.SCRATCHPAD, room))
 
 
 def _memory(tensor: Tensor, arena: int) -> Memory:
@@ -258,21 +357,48 @@ def _memory(tensor: Tensor, arena: int) -> Memory:
 
 
 class Arena:
-    """Memory that all plans of the process share, since one runs at a time. It grows to the largest plan's need."""
+    """Memory that all plans of the process share, since one runs at a time. It grows to the largest plan's need.
+
+    Attributes:
+        lock: to be held from `reserve` until what lies there is not needed any more.
+    """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self._map: Optional[mmap.mmap] = None
         self.address = 0
         self.bytes = 0
 
     def reserve(self, size: int) -> int:
-        """The address of at least `size` bytes. What was there before is gone if it has to grow."""
+        """The address of at least `size` bytes. What was there before is gone if it has to grow.
+
+        Raises:
+            NotEnoughMemory: it cannot; the arena is empty then.
+        """
         if size > self.bytes:
-            self._map = None
-            self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            self.bytes = size
-            self.address = np.frombuffer(self._map, np.uint8).ctypes.data
+            self._map, self.address, self.bytes = None, 0, 0  # given back before more is asked for
+            try:
+                found = _mapped(size)
+                _mapped(_LEFT_FREE)  # and gone at once
+            except (OSError, OverflowError, ValueError) as error:
+                megabytes = size / 1e6
+                raise NotEnoughMemory(f"{megabytes:.0f} MB for tensors cannot be had: {error}") from None
+            address = np.frombuffer(found, np.uint8).ctypes.data
+            self._map, self.address, self.bytes = found, address, size
         return self.address
+
+
+def _mapped(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raise NotEnoughMemory where numpy raises MemoryError."""
+    try:
+        yield
+    except MemoryError as error:
+        raise NotEnoughMemory(str(error) or "memory cannot be had") from None
 
 
 def _post_ops(post: Sequence[Post]) -> List[PostOp]:

@@ -7,6 +7,7 @@ A value of the program is a numpy array where it depends on shapes only, otherwi
 from __future__ import annotations
 
 import collections
+import logging
 from dataclasses import replace
 from math import prod
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, cast
@@ -15,25 +16,41 @@ import numpy as np
 
 from ppdiffusers.inference.onednn import library
 from ppdiffusers.inference.onednn.folding import FOLDED
-from ppdiffusers.inference.onednn.library import SRC, SRC_1, WEIGHTS, Descriptor
+from ppdiffusers.inference.onednn.library import SRC, SRC_1, WEIGHTS, Descriptor, NotEnoughMemory
 from ppdiffusers.inference.onednn.operators import OPERATORS, scores
-from ppdiffusers.inference.onednn.plan import Plan, Post, Step, Steps, Tensor, Together
-from ppdiffusers.inference.onednn.values import Doubled, Parameter, UnsupportedOperator, Weights, is_constant
+from ppdiffusers.inference.onednn.plan import Arena, Plan, Post, Step, Steps, Tensor, Together, enough_memory
+from ppdiffusers.inference.onednn.values import Doubled, Parameter, Repeated, UnsupportedOperator, Weights, is_constant
+
+logger = logging.getLogger("ppdiffusers")
+
+# Scores of attention that are held at once: 128 MB in float32, and less where that cannot be had.
+SCORES_AT_ONCE = (1 << 25, 1 << 22, 1 << 19)
 
 
-def make_plan(program: Any, weights: Weights, shapes: Mapping[str, Tuple[int, ...]]) -> Plan:
-    """The plan of `program` (PIR) for inputs of these shapes.
+def make_plan(program: Any, weights: Weights, shapes: Mapping[str, Tuple[int, ...]], arena: Arena) -> Plan:
+    """The plan of `program` (PIR) for inputs of these shapes. Attention is cut into smaller blocks if it has to be.
 
     Raises:
         UnsupportedOperator: names it.
+        NotEnoughMemory: says how much is wanted; nothing is kept then.
         OneDNNError: oneDNN has no kernel for something.
     """
     operators = _vectors_first(list(program.global_block().ops))
-    planner = Planner(weights, shapes, operators)
-    for op in operators:
-        planner.translate(op)
-    weights.give_up()
-    return Plan(planner.steps, planner.inputs, planner.integers, planner.outputs)
+    for scores_at_once in SCORES_AT_ONCE:
+        planner = Planner(weights, shapes, operators, scores_at_once)
+        with enough_memory():
+            for op in operators:
+                planner.translate(op)
+            try:
+                plan = Plan(planner.steps, planner.inputs, planner.integers, planner.outputs, arena)
+            except NotEnoughMemory as error:
+                if scores_at_once == SCORES_AT_ONCE[-1]:
+                    raise
+                logger.info("%s; attention is computed in smaller blocks", error)
+                continue
+        weights.give_up()
+        return plan
+    raise AssertionError("unreachable")
 
 
 def _vectors_first(operators: List[Any]) -> List[Any]:
@@ -49,9 +66,15 @@ def _vectors_first(operators: List[Any]) -> List[Any]:
 
 
 class Planner:
-    def __init__(self, weights: Weights, shapes: Mapping[str, Tuple[int, ...]], operators: Sequence[Any]):
+    def __init__(
+        self,
+        weights: Weights,
+        shapes: Mapping[str, Tuple[int, ...]],
+        operators: Sequence[Any],
+        scores_at_once: int,
+    ):
         self.weights, self.shapes = weights, shapes
-        self.dtype = weights.dtype
+        self.dtype, self.scores_at_once = weights.dtype, scores_at_once
         self.steps = Steps()
         self.inputs: Dict[str, Tensor] = {}
         self.integers: Dict[str, np.ndarray] = {}
@@ -72,7 +95,7 @@ class Planner:
         }
 
     def translate(self, op: Any) -> None:
-        name = _name(op)
+        name = self.steps.operator = _name(op)
         operands = op.operands_source()  # those left out are not initialised
         sources = [self._source(value) if value.initialized() else None for value in operands]
         results = [value.hash() for value in op.results()]
@@ -99,6 +122,8 @@ class Planner:
         """As something that lies in memory, of `dtype` if one is given."""
         if isinstance(value, Doubled):
             value = self._doubled(value.source)
+        elif isinstance(value, Repeated):
+            value = self._repeated(value.source)
         elif isinstance(value, Parameter):
             value = self.steps.constant(self.weights.vector(value))
         elif is_constant(value):
@@ -137,6 +162,11 @@ class Planner:
                 self.copy_into(source, result.view(source.shape, (b, c, 2 * y, 2 * x), row * y + column * x))
         return result
 
+    def _repeated(self, source: Tensor) -> Tensor:
+        """In memory: no kernel of oneDNN reads or writes strides of 0."""
+        result = self.steps.allocate(source.shape, source.dtype, range(len(source.shape)))
+        return self.steps.add_host(lambda arena: np.copyto(result.array(arena), source.array(arena)), [source], result)
+
     def like(self, source: Tensor) -> Tensor:
         """Room for the results of something done to each element."""
         order = sorted(range(len(source.shape)), key=lambda axis: -source.strides[axis])
@@ -144,8 +174,8 @@ class Planner:
 
     # What many operators are made of
 
-    def apply(self, value: Any, algorithm: int, alpha: float = 1.0, beta: float = 0.0) -> Tensor:
-        """A function of each element."""
+    def apply(self, value: Any, algorithm: int, alpha: float = 0.0, beta: float = 0.0) -> Tensor:
+        """A function of each element; what its parameters are depends on it, see `library`."""
         source = self.tensor(value)
         if source.step is not None and source.step.join(algorithm, alpha, beta):
             return source
@@ -165,7 +195,7 @@ class Planner:
         for full, other in [(x, y), (y, x)] if swaps else [(x, y)]:
             if full.shape == shape and full.step is not None:
                 operand = _aligned(other, full)
-                if operand is not None and full.step.join(algorithm, other=operand):
+                if operand is not None and full.step.join(algorithm, 0.0, 0.0, operand):
                     return full
         if x.shape != shape and swaps:
             x, y = y, x
@@ -186,7 +216,7 @@ class Planner:
             return replace(result, step=Together(steps, result))
         a, b, c = x.descriptor, y.descriptor, result.descriptor
         arguments = [(SRC, x), (SRC_1, y)]
-        post: List[Post] = [] if plus is None else [(library.ADD, 1.0, 0.0, plus)]
+        post: List[Post] = [] if plus is None else [(library.ADD, 0.0, 0.0, plus)]
         return self.steps.add(lambda each: library.binary(algorithm, a, b, c, each), arguments, result, post)
 
     def weighted(

@@ -48,6 +48,17 @@ class Doubled:
 
 
 @dataclass(eq=False)
+class Repeated:
+    """A tensor with strides of 0 in the axes along which it is repeated."""
+
+    source: Tensor
+
+    @property
+    def shape(self) -> Tuple[int, ...]:
+        return self.source.shape
+
+
+@dataclass(eq=False)
 class Padded:
     """A map with zeros around it: (top, left) before and (bottom, right) after."""
 
