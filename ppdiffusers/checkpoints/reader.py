@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, List, Optional, Tuple, Type, Union
+from typing import Any, BinaryIO, Dict, List, Optional, Tuple, Type, Union
 
 import numpy as np
 
@@ -35,11 +37,13 @@ class Checkpoint:
         layout: "paddle" where the weights of linear layers are [in, out], "torch" where they are [out, in].
     """
 
-    def __init__(self, path: Path, layout: str, tensors: Tensors, data: mmap.mmap):
+    def __init__(self, path: Path, layout: str, tensors: Tensors, data: mmap.mmap, file: BinaryIO):
         self.path = path
         self.layout = layout
         self._tensors = tensors
         self._data: Optional[mmap.mmap] = data
+        self._file = file
+        self._private: Optional[mmap.mmap] = None
 
     def keys(self) -> List[str]:
         """Names of the tensors, in the file's order."""
@@ -69,6 +73,32 @@ class Checkpoint:
                 f"{self.path}: the data of {shorten(name)!r} are damaged ({error}); {REMEDY}"
             ) from None
 
+    def map(self, name: str) -> Optional[np.ndarray]:
+        """The tensor as a writable array over the file's own pages; None where `read` must serve instead.
+
+        Nothing is read before it is looked at, and no memory is taken but the page cache's, which processes share.
+        What is written to the array stays in this process (`MAP_PRIVATE`); the file never changes. The array may be
+        used after `close()`: the mapping lives as long as any array over it, in forked children too.
+
+        It shows the file that was opened, also when that was since deleted or replaced by a rename, as the writers
+        here and every careful one do. A program that rewrites the *same* file in place (`cp new old`) changes the
+        array, and one that cuts it short makes the next look at it end the process (SIGBUS): so it is with every
+        reader that maps files. Where such programs are about, `read`.
+
+        Only for tensors of safetensors files on Linux, little-endian, at an address that is a multiple of the item
+        size. bfloat16 comes as its bits, uint16.
+        """
+        tensor = self._tensor(name)
+        span = tensor.place()
+        if span is None or self._data is None or sys.platform != "linux":
+            return None
+        if self._private is None:
+            try:
+                self._private = mmap.mmap(self._file.fileno(), len(self._data), access=mmap.ACCESS_COPY)
+            except (OSError, ValueError):  # a limit of the address space; a file that was cut short meanwhile
+                return None
+        return np.ndarray(tensor.shape, tensor.stored, self._private, span.start)
+
     def release(self, name: str) -> None:
         """Give the tensor's memory back to the system, its data having been copied elsewhere.
 
@@ -79,7 +109,8 @@ class Checkpoint:
     def close(self) -> None:
         if self._data is not None:
             _close(self._data)
-            self._data = None
+            self._data = self._private = None
+            self._file.close()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -115,15 +146,14 @@ def open_checkpoint(path: PathLike, skip_objects: bool = False) -> Checkpoint:
     try:
         if file_path.exists() and not file_path.is_file():
             raise CheckpointError(f"{file_path} is a folder or a device; name the weight file itself")
-        with file_path.open("rb") as file:
+        with ExitStack() as opened:  # closed again unless all goes well
+            file = opened.enter_context(file_path.open("rb"))
             if file.seek(0, 2) == 0:
                 raise CheckpointError(f"{file_path} is empty; {REMEDY}")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            try:
-                layout, tensors = _read(file_path, data, skip_objects)
-            except BaseException:
-                _close(data)
-                raise
+            opened.callback(_close, data)
+            layout, tensors = _read(file_path, data, skip_objects)
+            opened.pop_all()
     except CheckpointError:
         raise
     except FormatError as error:
@@ -132,7 +162,7 @@ def open_checkpoint(path: PathLike, skip_objects: bool = False) -> Checkpoint:
         raise CheckpointError(f"{file_path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # whatever damaged bytes lead to: the content is at fault, not the caller
         raise CheckpointError(f"{file_path} is damaged ({type(error).__name__}: {shorten(error)}); {REMEDY}") from error
-    return Checkpoint(file_path, layout, tensors, data)
+    return Checkpoint(file_path, layout, tensors, data, file)
 
 
 def _close(data: mmap.mmap) -> None:

@@ -31,5 +31,5 @@ def read_safetensors(data: mmap.mmap) -> Tuple[Dict[str, StoredTensor], Dict[str
         if entry.dtype not in DTYPES:
             raise FormatError(f"has the type {entry.dtype} for {shorten(name)!r}; read are {', '.join(DTYPES)}")
         span = Span(data, entry.start, entry.stop)
-        tensors[name] = StoredTensor(DTYPES[entry.dtype], entry.shape, [span])
+        tensors[name] = StoredTensor(DTYPES[entry.dtype], entry.shape, [span], apart=True)
     return tensors, metadata

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Type, TypeVar, Union
+from typing import Any, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Type, TypeVar, Union
 
 import numpy as np
 import paddle
 from paddle import nn
 
 import model_zoo
-from ppdiffusers.checkpoints import Checkpoint, CheckpointError, open_checkpoint, save_pdparams, save_safetensors
+from ppdiffusers.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Pending,
+    open_checkpoint,
+    save_pdparams,
+    save_safetensors,
+)
 from ppdiffusers.checkpoints.names import current_name
 from ppdiffusers.config import ConfigError, Configurable, PathLike
 
@@ -41,19 +49,6 @@ def dtype_name(dtype: Any) -> str:
     return name
 
 
-def _of_layers(name: str) -> Any:
-    """The method of `nn.Layer`, which is for all layers: those that compiled programs stand for are brought back."""
-    method = getattr(nn.Layer, name, None)  # paddle 2.6 lacks some
-
-    def run(self: Model, *args: Any, **kwargs: Any) -> Any:
-        self._use_layers()
-        if method is None:
-            raise AttributeError(f"the layers of paddle {paddle.__version__} have no {name}()")
-        return method(self, *args, **kwargs)
-
-    return run
-
-
 class Model(nn.Layer, Configurable):
     """A Paddle layer that is described by a config and loads and saves itself."""
 
@@ -63,13 +58,6 @@ class Model(nn.Layer, Configurable):
     _unused_weights: ClassVar[Tuple[str, ...]] = ()
     # Keys of published configs of which only this one value is supported; they are `_legacy_config_keys` too.
     _fixed_config_keys: ClassVar[Dict[str, Any]] = {}
-
-    # Folder whose weights it was given, and their type in memory; None of a model that was built here.
-    _source: Optional[Tuple[Path, str]] = None
-    # Brings back the layers that compiled programs stand for; None where nothing is compiled.
-    _restore: Optional[Callable[[], None]] = None
-    # Chooses engine and precision of the programs of an exported folder; None of a model that has layers.
-    _exported: Optional[Callable[..., None]] = None
 
     @classmethod
     def from_config(cls: Type[Self], config: Union[Mapping[str, Any], PathLike], **overrides: Any) -> Self:
@@ -88,46 +76,11 @@ class Model(nn.Layer, Configurable):
 
     @property
     def dtype(self) -> Any:
-        """Type of the parameters; float32 of a compiled model, whatever its programs compute in."""
-        return paddle.float32 if self._restore is not None else next(iter(self.parameters())).dtype
-
-    def _programs(self) -> Dict[str, Dict[str, Tuple[List[Optional[int]], str]]]:
-        """The methods that can be compiled, and their inputs: name to shape and type, None for a size that varies."""
-        return {}
-
-    state_dict, set_state_dict, parameters = map(_of_layers, ("state_dict", "set_state_dict", "parameters"))
-    set_dict = load_dict = set_state_dict  # paddle's older names
-    to, astype, half, float16, bfloat16 = map(_of_layers, ("to", "astype", "half", "float16", "bfloat16"))
-    float, train = map(_of_layers, ("float", "train"))
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        self._use_layers()  # copies and pickles are of layers: programs are of this process
-        return super().__reduce_ex__(protocol)
-
-    def _use_layers(self) -> None:
-        if self._restore is not None:
-            self._restore()
+        """Type of the parameters."""
+        return next(iter(self.parameters())).dtype
 
     def num_parameters(self) -> int:
-        """Of an exported model those that no program holds."""
-        own = nn.Layer.parameters(self) if self._exported is not None else self.parameters()
-        return sum(int(np.prod(parameter.shape)) for parameter in own)
-
-    def _files_hold_weights(self) -> bool:
-        """Whether the files that it came from would give every weight that it has now, bit for bit."""
-        if self._source is None:
-            return False
-        folder, dtype = self._source
-        try:
-            with open_checkpoint(find_weights(folder, self._weight_files)) as checkpoint:
-                held = _weights_in(checkpoint, self)
-                for name, value in nn.Layer.state_dict(self).items():
-                    if name not in held or not _identical(value.numpy(), _read(checkpoint, held[name], dtype)):
-                        return False
-                    checkpoint.release(held[name].key)
-                return True
-        except (OSError, CheckpointError):
-            return False
+        return sum(math.prod(parameter.shape) for parameter in self.parameters())
 
     @classmethod
     def from_pretrained(
@@ -135,9 +88,15 @@ class Model(nn.Layer, Configurable):
         name_or_path: PathLike,
         subfolder: Optional[str] = None,
         paddle_dtype: Any = None,
+        disable_mmap: bool = False,
         **options: Any,
     ) -> Self:
         """Load a saved model, in evaluation mode.
+
+        On a CPU under Linux, weights that a safetensors file holds in the wanted type and layout are not copied: the
+        parameters lie over the file's pages, as `Checkpoint.map` says. They may be changed as any others; the file
+        stays as it is. The file may be deleted, or replaced by a rename, as `save_pretrained` does it; one that other
+        programs rewrite in place is for `disable_mmap`.
 
         Args:
             name_or_path: a folder, or the name of a model that `model_zoo` knows. The folder holds
@@ -145,7 +104,9 @@ class Model(nn.Layer, Configurable):
                 `model_state.pdparams`, `diffusion_pytorch_model.safetensors`,
                 `diffusion_pytorch_model.bin` (`model.safetensors`, `pytorch_model.bin` of a text encoder).
             subfolder: the component, e.g. "unet".
-            paddle_dtype: type of the parameters in memory; float32 when not given, whatever the file holds.
+            paddle_dtype: type of the parameters in memory, as a name or as paddle's, numpy's or torch's object;
+                float32 when not given, whatever the file holds.
+            disable_mmap: copy all weights into memory.
             options: `cache_dir`, `endpoint`, `local_files_only`, `progress` of `model_zoo.download`;
                 anything else is taken for a config key and wins over the file's value.
 
@@ -161,9 +122,8 @@ class Model(nn.Layer, Configurable):
         with paddle.LazyGuard():  # no memory and no time for random values that the file replaces
             model = cls.from_config(config, **options)
         with open_checkpoint(weights) as checkpoint:
-            load_checkpoint(model, checkpoint, dtype)
+            load_checkpoint(model, checkpoint, dtype, disable_mmap)
         model.eval()
-        model._source = (folder.absolute(), dtype)
         return model
 
     def save_pretrained(self, folder: PathLike, safe_serialization: bool = True, paddle_dtype: Any = None) -> None:
@@ -174,12 +134,12 @@ class Model(nn.Layer, Configurable):
                 writes `model_state.pdparams`, a pickle, for tools that only know `paddle.load`.
             paddle_dtype: type in the file; as in memory when not given.
         """
-        folder = Path(folder)
-        arrays = {name: as_numpy(value, paddle_dtype) for name, value in self.state_dict().items()}
+        folder, state = Path(folder), self.state_dict()
         if safe_serialization:
+            arrays = {name: _pending(value, paddle_dtype) for name, value in state.items()}
             save_safetensors(folder / SAFE_WEIGHTS, arrays, {"format": "pd"})
         else:
-            save_pdparams(folder / PICKLED_WEIGHTS, arrays)
+            save_pdparams(folder / PICKLED_WEIGHTS, {n: as_numpy(value, paddle_dtype) for n, value in state.items()})
         stale = folder / (PICKLED_WEIGHTS if safe_serialization else SAFE_WEIGHTS)
         if stale.exists():  # or an older save in the other format could be loaded instead of this one
             stale.unlink()
@@ -208,10 +168,11 @@ def find_weights(folder: Path, names: Tuple[str, ...] = WEIGHT_FILES) -> Path:
     raise CheckpointError(f"{folder} holds no weights; it needs one of {', '.join(names)}")
 
 
-def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str) -> None:
+def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str, disable_mmap: bool = False) -> None:
     """Fill every parameter of `model` from `checkpoint`, converted to `dtype`, or change nothing.
 
-    Works tensor by tensor and gives the file's pages back, so the peak is the model and one tensor.
+    What can be used as it lies in the file is mapped, unless `disable_mmap`. The rest is copied tensor by tensor and
+    the file's pages are given back, so the peak is the model and one tensor.
 
     Raises:
         CheckpointError: names every missing, unexpected and mis-shaped key.
@@ -239,8 +200,13 @@ def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str) -> None:
         )
     place = current_place()
     for name, parameter in parameters.items():
-        parameter.get_tensor().set(_read(checkpoint, sources[name], dtype), place)
-        checkpoint.release(sources[name].key)
+        weight = sources[name]
+        mapped = None if disable_mmap or not place.is_cpu_place() else _mapped(checkpoint, weight, dtype)
+        if mapped is not None:
+            parameter.get_tensor()._share_data_with(mapped.get_tensor())
+        else:
+            parameter.get_tensor().set(_read(checkpoint, weight, dtype), place)
+            checkpoint.release(weight.key)
 
 
 class _Weight(NamedTuple):
@@ -262,8 +228,17 @@ def _read(checkpoint: Checkpoint, weight: _Weight, dtype: str) -> np.ndarray:
     return to_dtype(np.ascontiguousarray(array.T if weight.transposed else array), dtype)
 
 
-def _identical(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.dtype == b.dtype and np.array_equal(a, b)
+def _mapped(checkpoint: Checkpoint, weight: _Weight, dtype: str) -> Optional[paddle.Tensor]:
+    """A tensor over the file's pages, which it keeps mapped; None where the weight has to be copied."""
+    if weight.transposed or checkpoint.dtype(weight.key) != dtype:
+        return None
+    array = checkpoint.map(weight.key)
+    if array is None or not hasattr(paddle.Tensor, "__dlpack__"):  # paddle before 3 imports no arrays
+        return None
+    bits = array.view(np.float16) if dtype == "bfloat16" else array  # paddle has no operators on uint16
+    tensor = paddle.utils.dlpack.from_dlpack(bits)
+    tensor = tensor.view("bfloat16") if dtype == "bfloat16" else tensor
+    return tensor if tensor.data_ptr() == array.ctypes.data else None  # where dlpack or view made a copy
 
 
 def linear_weights(model: nn.Layer) -> Set[str]:
@@ -286,6 +261,12 @@ def to_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
     bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def _pending(value: paddle.Tensor, dtype: Any) -> Pending:
+    """`as_numpy`, when it is written: a saved model is not in memory twice."""
+    name = dtype_name(value.dtype if dtype is None else dtype)
+    return Pending(name, tuple(value.shape), lambda: as_numpy(value, dtype))
 
 
 def as_numpy(value: paddle.Tensor, dtype: Any = None) -> np.ndarray:
