@@ -28,7 +28,6 @@ from ppdiffusers.inference.programs import Program, as_float32, trace
 from ppdiffusers.inference.snapshot import Snapshot
 from ppdiffusers.inference.stand_in import StandIn
 from ppdiffusers.models.model import Model
-from ppdiffusers.models.weights import give_back
 from ppdiffusers.threads import use_threads
 
 logger = logging.getLogger("ppdiffusers")
@@ -213,9 +212,8 @@ class _Moment:
         if precision not in self._weights:
             tensors = {tensor.name: tensor for tensor in self.snapshot.tensors}
             self._weights[precision] = onednn.Weights(
-                {name: (lambda tensor=tensor: as_float32(tensor)) for name, tensor in tensors.items()},
+                {name: as_float32(tensor) for name, tensor in tensors.items()},
                 onednn.FP32 if precision == "fp32" else onednn.BF16,
-                lambda name: give_back([tensors[name]]),
             )
         return self._weights[precision]
 

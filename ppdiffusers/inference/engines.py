@@ -186,7 +186,7 @@ class Runner:
                     result = engine(arrays)
                     self.setup = setup
                     return result
-            except (onednn.OutOfMemory, MemoryError) as error:  # the other ways would need more
+            except (onednn.NotEnoughMemory, MemoryError) as error:  # the other ways would need more
                 logger.warning("%s: no room for this size in %s: %s", self.name, setup, last_line(error))
                 raise NoEngine(f"has no room in {setup}: {last_line(error)}") from None
             except Exception as error:  # whatever an engine raises, the next one may do
@@ -218,7 +218,7 @@ class Runner:
         try:
             engine = self._start(setup)
             worst, rms = relative_error(wanted, engine(examples))
-        except (onednn.OutOfMemory, MemoryError):
+        except (onednn.NotEnoughMemory, MemoryError):
             raise
         except Exception as error:  # whatever an engine raises, the next one may do
             self._problems[setup] = f"does not run in {setup}: {last_line(error)}"

@@ -307,7 +307,7 @@ class ExportedPart:
             program = load_program(self.files.program)
             arrays = map_parameters(program, self.files.parameters)
             weights = onednn.Weights(
-                {name: (lambda array=array: np.array(array)) for name, array in arrays.items()},
+                {name: np.array(array) for name, array in arrays.items()},
                 onednn.FP32 if setup.precision == "fp32" else onednn.BF16,
             )
             return OneDNNEngine(program, weights)
