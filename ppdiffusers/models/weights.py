@@ -42,7 +42,7 @@ def weights_state(layer: nn.Layer) -> Tuple[Any, ...]:
     Takes about 0.4 ms for 150 weights and 1.9 ms for 700, and looks at four pages of a large one. Other threads may
     use and change the layer meanwhile: no memory is read that could be freed.
     """
-    tensors = _tensors(layer)
+    tensors = tensors_of(layer)
     held = [_hold(tensor) for tensor in tensors]
     versions = [tensor.inplace_version for tensor in tensors]
     types = [tensor.dtype for tensor in held]
@@ -62,7 +62,7 @@ def _hold(tensor: paddle.Tensor) -> paddle.Tensor:
         return _C_ops.view_dtype(tensor, tensor.dtype)
 
 
-def _tensors(layer: nn.Layer) -> List[paddle.Tensor]:
+def tensors_of(layer: nn.Layer) -> List[paddle.Tensor]:
     """Parameters and buffers that have memory; `nn.Layer`'s own iterators, which make names, take ten times as long."""
     layers: List[Optional[nn.Layer]] = [layer]
     found: List[Optional[paddle.Tensor]] = []
