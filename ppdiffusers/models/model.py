@@ -282,8 +282,8 @@ def to_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _pending(value: paddle.Tensor, dtype: Any) -> Pending:
-    """`as_numpy`, when it is written: a saved model is not in memory twice."""
-    name = dtype_name(value.dtype if dtype is None else dtype)
+    """`as_numpy`, when it is written: a model that is saved is not in memory twice."""
+    name = str(value.dtype).rpartition(".")[2] if dtype is None else dtype_name(dtype)
     return Pending(name, tuple(value.shape), lambda: as_numpy(value, dtype))
 
 
