@@ -219,7 +219,7 @@ def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str, disable_mm
     place = current_place()
     for name, parameter in parameters.items():
         weight = sources[name]
-        mapped = None if disable_mmap or not place.is_cpu_place() else _mapped(checkpoint, weight, dtype)
+        mapped = None if disable_mmap or not isinstance(place, paddle.CPUPlace) else _mapped(checkpoint, weight, dtype)
         if mapped is not None:
             parameter.get_tensor()._share_data_with(mapped.get_tensor())
         else:

@@ -80,15 +80,17 @@ def fresh():
 @pytest.mark.parametrize("build, call", CALLS.values(), ids=CALLS)
 @paddle.no_grad()
 def test_every_entry_of_every_model(build, call, dtype, tmp_path):
-    model = build().eval()
+    model = build()
+    model.eval()
     model.save_pretrained(tmp_path / "half", paddle_dtype=dtype)
-    rounded = type(model).from_pretrained(tmp_path / "half")  # float32, with the values of the file
-    expected = call(rounded, functools.partial(tensor, dtype="float32"))
+    full = type(model).from_pretrained(tmp_path / "half")
     model.to(dtype=dtype)
     loaded = type(model).from_pretrained(tmp_path / "half", paddle_dtype=dtype)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for half in (model, loaded):
+            full.set_state_dict({name: value.astype("float32") for name, value in half.state_dict().items()})
+            expected = call(full, functools.partial(tensor, dtype="float32"))
             parts, content = list(half.named_parameters()), half.__dict__.copy()
             for of_inputs in ("float32", dtype):
                 result = call(half, functools.partial(tensor, dtype=of_inputs))
@@ -103,7 +105,8 @@ def test_every_entry_of_every_model(build, call, dtype, tmp_path):
 
 
 def test_full_precision_says_nothing_and_takes_half_arguments():
-    model = unet().eval()
+    model = unet()
+    model.eval()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = model(paddle.to_tensor(SAMPLE).astype("float16"), 7).sample
@@ -117,16 +120,19 @@ class Doubling(nn.Layer):
     def __init__(self, base):
         super().__init__()
         self.base = base
-        self.factor = self.create_parameter([1], default_initializer=nn.initializer.Constant(2.0))
+        self.factor = self.create_parameter([1], default_initializer=nn.initializer.Constant(4.0))
+        self.register_buffer("mix", 0.5 * paddle.eye(8))
 
     def forward(self, x):
-        return self.base(x) * self.factor
+        assert self.mix.dtype == self.factor.dtype == paddle.float32
+        return self.base(x @ self.mix) * self.factor
 
 
 @pytest.mark.filterwarnings("ignore:paddle has no")
 @paddle.no_grad()
 def test_what_is_changed_in_a_model_has_its_effect():
-    model = unet().eval()
+    model = unet()
+    model.eval()
     model.to(dtype="float16")
     sample = paddle.to_tensor(SAMPLE)
     plain = model(sample, 7).sample.numpy()
@@ -139,7 +145,8 @@ def test_what_is_changed_in_a_model_has_its_effect():
     outer.remove()
     whole = model.conv_out
     model.conv_out = Doubling(whole)
-    np.testing.assert_allclose(model(sample, 7).sample.numpy(), 2 * plain, rtol=1e-6)
+    model.conv_out.to(dtype="float16")
+    np.testing.assert_allclose(model(sample, 7).sample.numpy(), 2 * plain, rtol=1e-5, atol=1e-6)
     model.conv_out = whole
     model.conv_act.forward = types.MethodType(lambda self, x: paddle.zeros_like(x), model.conv_act)
     zero = model(sample, 7).sample.numpy()
@@ -159,7 +166,8 @@ def test_what_is_changed_in_a_model_has_its_effect():
 
 @pytest.mark.filterwarnings("ignore:paddle has no")
 def test_gradients_reach_inputs_and_half_weights():
-    model = unet().eval()
+    model = unet()
+    model.eval()
     sample = paddle.to_tensor(SAMPLE, stop_gradient=False)
     model(sample, 7).sample.sum().backward()
     expected = sample.grad.numpy()
@@ -168,10 +176,10 @@ def test_gradients_reach_inputs_and_half_weights():
     sample.clear_grad()
     model.to(dtype="bfloat16")
     model(sample, 7).sample.sum().backward()
-    np.testing.assert_allclose(sample.grad.numpy(), expected, atol=0.05 * np.abs(expected).max())
+    np.testing.assert_allclose(sample.grad.numpy(), expected, atol=0.1 * np.abs(expected).max())
     found = model.conv_out.weight.grad
     assert found.dtype == paddle.bfloat16
-    np.testing.assert_allclose(found.astype("float32").numpy(), weight, atol=0.05 * np.abs(weight).max())
+    np.testing.assert_allclose(found.astype("float32").numpy(), weight, atol=0.1 * np.abs(weight).max())
 
 
 class OfTorch:

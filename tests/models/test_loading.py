@@ -230,7 +230,8 @@ def test_loading_and_saving_peak_at_little_more_than_the_weights(tmp_path):
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     loaded, saved, mapped = map(int, result.stdout.split()[-3:])
     assert 0.9 * size < loaded < 1.34 * size and saved < 1.34 * size
-    assert mapped < 0.1 * size or sys.platform != "linux"
+    if sys.platform == "linux" and hasattr(paddle.Tensor, "__dlpack__"):
+        assert mapped < 0.1 * size
 
 
 def test_buffers_of_other_types_are_saved_as_they_are(model, tmp_path):
