@@ -35,7 +35,7 @@ def runs_in_half(method: Callable[..., Any]) -> Callable[..., Any]:
         if dtype is None:
             return method(self, *args, **kwargs)
         name = str(dtype).rpartition(".")[2]
-        _tell(name)
+        _tell()
         try:
             return method(in_float32(self), *args, **kwargs)
         except (RuntimeError, ValueError) as error:
@@ -102,9 +102,9 @@ def _upcast_all(value: Any) -> Any:
 
 
 @functools.cache  # once a process
-def _tell(dtype: str) -> None:
+def _tell() -> None:
     warnings.warn(
-        f"paddle has no {dtype} kernels for a CPU: models with {dtype} weights keep them so, compute in float32 and "
-        "return float32",
-        stacklevel=4,
+        "paddle computes in neither float16 nor bfloat16 on a CPU: models with such weights keep them, compute in "
+        "float32 and return float32",
+        stacklevel=3,
     )
