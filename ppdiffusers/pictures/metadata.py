@@ -38,7 +38,7 @@ _XMP_KEY = "XML:com.adobe.xmp"
 _HOLDS_EXIF = re.compile(r"Raw profile type (exif|app1|xmp|icc)", re.IGNORECASE)  # ImageMagick's copies of what is kept
 _LARGEST = 16 << 20  # bytes of one item
 PROVENANCE = "ppdiffusers:"
-NAMESPACE = "https://ns.paddle-latent-diffusion/1.0/"
+NAMESPACE = "urn:ppdiffusers:1"
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def read_metadata(image: Image.Image, xmp: Optional[bytes] = None) -> Metadata:
     text = {key: str(value) for key, value in _texts(image).items() if len(str(value)) <= _LARGEST}
     xmp = xmp or _xmp(image, text)
     if xmp is not None:
-        xmp = _set_xmp(xmp, b"tiff:Orientation", b"1")
+        xmp = _without_provenance(_set_xmp(xmp, b"tiff:Orientation", b"1"))
     icc = info.get("icc_profile")
     if not (isinstance(icc, bytes) and 128 <= len(icc) <= _LARGEST and icc[36:40] == b"acsp"):
         icc = None
@@ -192,7 +192,8 @@ def _texts(image: Image.Image) -> Dict[str, Any]:
     texts = dict(getattr(image, "text", None) or {})
     comment = image.info.get("comment")
     if isinstance(comment, (bytes, str)) and "Comment" not in texts and image.format != "PNG":
-        texts["Comment"] = comment if isinstance(comment, str) else comment.decode("utf-8", "replace")
+        said = comment if isinstance(comment, str) else comment.decode("utf-8", "replace")
+        texts["Comment"] = "\n".join(line for line in said.split("\n") if not line.startswith("ppdiffusers "))
     return {key: value for key, value in texts.items() if isinstance(key, str) and isinstance(value, str) and value}
 
 
@@ -207,6 +208,11 @@ def _xmp(image: Image.Image, text: Mapping[str, str]) -> Optional[bytes]:
     if isinstance(found, str):
         found = found.encode("utf-8")
     return found if isinstance(found, bytes) and len(found) <= _LARGEST and b"<" in found else None
+
+
+def _without_provenance(xmp: bytes) -> bytes:
+    """Without what an earlier run of ours said."""
+    return re.sub(rb'<rdf:Description rdf:about="" xmlns:ppdiffusers="[^<>]*/>', b"", xmp)
 
 
 def _set_xmp(xmp: bytes, name: bytes, value: bytes) -> bytes:
