@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ppdiffusers.cli import engine, quality, saving
 from ppdiffusers.cli.jobs import STDIN, Job, Source, check
@@ -37,11 +38,12 @@ def add_common(parser: argparse.ArgumentParser, model: str) -> None:
     engine.add_options(group)
 
 
-def plan(args: argparse.Namespace, default: str, groups: int = 1, beside: Optional[Path] = None) -> List[Job]:
+def plan(args: argparse.Namespace, default: str, groups: int = 1, inputs: Sequence[str] = ()) -> List[Job]:
     """Where the results go, `args.count` for each of the groups; several are numbered: `name-1.png` ...
 
     Args:
-        default: the file's name where `-o` says none, in `beside` or else the current folder.
+        default: the file's name where `-o` says none; beside the first of the inputs, else in the current folder.
+        inputs: files that no result may replace.
 
     Raises:
         UsageError: no format that can be written, or a target that cannot be used.
@@ -57,8 +59,8 @@ def plan(args: argparse.Namespace, default: str, groups: int = 1, beside: Option
             raise UsageError("standard output is a terminal, which shows no pictures; redirect it or give -o")
         return [Job(Source("picture"), None, ".png")]
     if args.output is None:
-        target = (beside or Path()) / default
-    elif args.output.endswith("/") or Path(args.output).is_dir():
+        target = (Path(inputs[0]).parent if inputs else Path()) / default
+    elif args.output.endswith(("/", os.sep)) or Path(args.output).is_dir() or not Path(args.output).suffix:
         target = Path(args.output) / default
     else:
         target = Path(args.output)
@@ -70,7 +72,11 @@ def plan(args: argparse.Namespace, default: str, groups: int = 1, beside: Option
     numbers = [""] if count == 1 else [f"-{number}" for number in range(1, count + 1)]
     files = [target.with_name(f"{target.stem}{number}{target.suffix}") for number in numbers]
     jobs = [Job(Source(file.stem), file, file.suffix) for file in files]
-    for job in jobs:
+    sources = {Path(file).resolve(): file for file in inputs}
+    for job, file in zip(jobs, files):
+        if file.resolve() in sources:
+            name = sources[file.resolve()]
+            raise UsageError(f"the output would overwrite the input {name}; name another file")
         check(job, args, many=False)
     return jobs
 
@@ -183,12 +189,3 @@ def read_one(file: str, target: Optional[Job] = None) -> Frame:
     if target is not None and kind is not None and not kind.alpha and is_transparent(frame.pixels):
         raise ImageError(f"{file} is transparent, and {target.suffix} cannot hold that; write a .png")
     return frame
-
-
-def not_over(jobs: List[Job], *inputs: str) -> None:
-    """Raises UsageError where a result would replace an input."""
-    resolved = {Path(file).resolve(): file for file in inputs}
-    for job in jobs:
-        if job.target is not None and job.target.resolve() in resolved:
-            name = resolved[job.target.resolve()]
-            raise UsageError(f"the output would overwrite the input {name}; name another file")

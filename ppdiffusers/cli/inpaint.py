@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ppdiffusers.cli.drawing import add_common, draw, not_over, plan, read_one
+from ppdiffusers.cli.drawing import add_common, draw, plan, read_one
 from ppdiffusers.cli.parsing import add
 
 DEFAULT_MODEL = "CompVis/ldm-inpainting-big"
@@ -35,8 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     source = Path(args.picture)
     ending = source.suffix if format_of(source.name) is not None else ".png"
-    jobs = plan(args, f"{source.stem}-inpainted{ending}", beside=source.parent)
-    not_over(jobs, args.picture, args.mask)
+    jobs = plan(args, f"{source.stem}-inpainted{ending}", inputs=(args.picture, args.mask))
     frame, mask = read_one(args.picture, jobs[0]), open_image(args.mask)
     if not mask_pictures(frame.pixels, mask)[0].mask.any():
         raise ImageError(f"{args.mask} is black everywhere, so there is nothing to paint; white is painted")

@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    jobs = plan(args, f"{args.boxes.stem}.png", beside=args.boxes.parent)
+    jobs = plan(args, f"{args.boxes.stem}.png", inputs=(str(args.boxes),))
     boxes = read_boxes(args.boxes)
     layout = json.dumps([{name: x for name, x in vars(box).items() if x is not False} for box in boxes])
     return draw("LDMLayoutToImagePipeline", jobs, args, {"boxes": layout}, boxes=boxes, height=args.height,

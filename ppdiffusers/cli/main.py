@@ -62,11 +62,11 @@ def main(argv: Optional[List[str]] = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
     wanted = next((word for word in argv if not word.startswith("-")), "")
-    args = build_parser(wanted).parse_args(argv)
     warnings.filterwarnings("ignore", message="No ccache found")  # paddle's, at import; nothing is compiled here
     import model_zoo
 
     try:
+        args = build_parser(wanted).parse_args(argv)
         code = args.run(args)
         sys.stdout.flush()
         return code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from typing import Any, NoReturn
 
 
@@ -14,8 +13,7 @@ class UsageError(ValueError):
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        print(f"ppdiffusers: error: {message}; see `{self.prog} --help`", file=sys.stderr)
-        raise SystemExit(2)
+        raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ppdiffusers.cli.drawing import add_common, draw, not_over, plan
+from ppdiffusers.cli.drawing import add_common, draw, plan
 from ppdiffusers.cli.parsing import add
 
 DEFAULT_MODEL = "CompVis/ldm-semantic-synthesis-512"
@@ -28,6 +28,5 @@ def run(args: argparse.Namespace) -> int:
     from ppdiffusers.images import open_image
 
     source = Path(args.map)
-    jobs = plan(args, f"{source.stem}-picture.png", beside=source.parent)
-    not_over(jobs, args.map)
+    jobs = plan(args, f"{source.stem}-picture.png", inputs=(args.map,))
     return draw("LDMSemanticSynthesisPipeline", jobs, args, {}, segmentation=open_image(args.map))

@@ -144,6 +144,8 @@ def read_metadata(image: Image.Image, xmp: Optional[bytes] = None) -> Metadata:
     if xmp is not None:
         xmp = _without_provenance(_set_xmp(xmp, b"tiff:Orientation", b"1"))
     icc = info.get("icc_profile")
+    if image.format == "TIFF":  # of this page: Pillow keeps what earlier ones had
+        icc = image.tag_v2.get(0x8773)  # type: ignore[attr-defined]
     if not (isinstance(icc, bytes) and 128 <= len(icc) <= _LARGEST and icc[36:40] == b"acsp"):
         icc = None
     text = {
@@ -176,12 +178,12 @@ def _dpi(image: Image.Image) -> Optional[Tuple[float, float]]:
     try:
         if image.format == "JPEG" and "exif" not in image.info and image.info.get("jfif_unit", 1) not in (1, 2):
             return None  # the sides of a pixel, without a unit
-        if "dpi" in image.info:
+        if image.format != "TIFF" and "dpi" in image.info:
             across, down = (float(value) for value in image.info["dpi"])
         else:  # the formats that have no place for it but EXIF
-            exif = image.getexif()
-            unit = {2: 1.0, 3: 2.54}[int(exif[RESOLUTION_UNIT])]
-            across, down = float(exif[X_RESOLUTION]) * unit, float(exif[Y_RESOLUTION]) * unit
+            tags: Any = image.tag_v2 if image.format == "TIFF" else image.getexif()  # type: ignore[attr-defined]
+            unit = {2: 1.0, 3: 2.54}[int(tags.get(RESOLUTION_UNIT, 2))]
+            across, down = float(tags[X_RESOLUTION]) * unit, float(tags[Y_RESOLUTION]) * unit
         usable = math.isfinite(across) and math.isfinite(down) and 0.1 < across < 1e6 and 0.1 < down < 1e6
         return (across, down) if usable else None
     except Exception:  # none, or damaged: 0 / 0, three values, text

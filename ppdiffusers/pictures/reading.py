@@ -74,9 +74,8 @@ class Document:
             self.loop: Optional[int] = image.info.get("loop") if self.animated else None
             if self.animated and image.format != "GIF":
                 self.loop = int(self.loop or 0)
-            self.lossless = self._parser not in ("JPEG", "AVIF", "JPEG2000") and (
-                self._parser != "WEBP" or (b"VP8L" in head and b"VP8 " not in head)
-            )
+            lossy = self._parser in ("JPEG", "AVIF", "JPEG2000") or self._parser == "WEBP" and _is_lossy_webp(self.path)
+            self.lossless = not lossy
             self.bits = 16 if _depth(image) and not self.animated else 8
         if self.count * self.width * self.height > MAX_PIXELS_OF_ALL:
             raise ImageError(
@@ -260,6 +259,23 @@ def _without_needless_colours(pixels: np.ndarray) -> np.ndarray:
     if pixels.shape[2] < 3 or not (pixels[..., :3] == pixels[..., :1]).all():
         return pixels
     return np.ascontiguousarray(pixels[..., [0, 3] if pixels.shape[2] == 4 else [0]])
+
+
+def _is_lossy_webp(path: Path) -> bool:
+    """Whether the first picture in a WebP is stored with loss: what its first chunk of pixels is."""
+    with open(path, "rb") as file:
+        place = 12
+        for _ in range(16):
+            file.seek(place)
+            header = file.read(8)
+            if header[:4] == b"ANMF":
+                place += 24  # into the frame
+                continue
+            if header[:4] in (b"VP8 ", b"VP8L") or len(header) < 8:
+                break
+            size = int.from_bytes(header[4:], "little")
+            place += 8 + size + size % 2
+    return header[:4] != b"VP8L"
 
 
 def _gif_xmp(path: Path) -> Optional[bytes]:

@@ -371,7 +371,7 @@ def test_the_command(folder, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["-o", "out"], "picture format"),
+        (["-o", "out.txt"], "picture format"),
         (["-o", "a.png", "--count", "0"], "count"),
         (["-o", "a.png", "--width", "100"], "multiple of 8"),
         (["-o", "a.png", "--seed", str(2**64)], "seed"),
