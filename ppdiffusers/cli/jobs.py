@@ -76,6 +76,7 @@ def find(inputs: List[str], recursive: bool, avoid: Optional[Path] = None) -> Tu
         UsageError: nothing there, or nothing that is a picture.
     """
     from ppdiffusers.pictures.files import is_address, shown
+    from ppdiffusers.pictures.formats import READABLE
 
     sources: List[Source] = []
     notes: List[str] = []
@@ -97,9 +98,12 @@ def find(inputs: List[str], recursive: bool, avoid: Optional[Path] = None) -> Tu
             sources.append(Source(text, path))
         elif glob.has_magic(text):
             matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
-            files = [Source(str(match), match, found=True) for match in matches if match.is_file()]
+            files = [
+                Source(str(match), match, found=True)
+                for match in matches if match.suffix.lower() in READABLE and match.is_file()
+            ]  # fmt: skip
             if not files:
-                raise UsageError(f"no file fits {text}")
+                raise UsageError(f"no picture fits {text}")
             sources += files
         else:
             raise UsageError(f"{text} does not exist")
@@ -316,14 +320,14 @@ def check(job: Job, args: argparse.Namespace, many: bool) -> None:
     target = job.target
     if target is None:
         return
-    if job.source.path is not None and _resolved(target) == _resolved(job.source.path):
-        raise UsageError(f"the output would overwrite the input {job.source.name}; name another file")
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder; name a file")
     if len(os.fsencode(target.name)) > 255:
         raise UsageError(f"{target.name[:40]}... is a name of more than 255 bytes; take a shorter --suffix or -o")
     if "\0" in str(target):
         raise UsageError("a file name holds a NUL")
+    if job.source.path is not None and _resolved(target) == _resolved(job.source.path):
+        raise UsageError(f"the output would overwrite the input {job.source.name}; name another file")
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; name a file")
     for folder in target.absolute().parents:
         if folder.exists():
             if not folder.is_dir():

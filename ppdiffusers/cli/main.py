@@ -66,7 +66,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     import model_zoo
 
     try:
-        args = build_parser(wanted).parse_args(argv)
+        args = build_parser(wanted).parse_args(_joined(argv))
         code = args.run(args)
         sys.stdout.flush()
         return code
@@ -83,6 +83,17 @@ def main(argv: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         print("ppdiffusers: interrupted", file=sys.stderr)
         return 130
+
+
+def _joined(argv: List[str]) -> List[str]:
+    """`--suffix -4x` as `--suffix=-4x`: argparse takes what begins with a dash for an option."""
+    joined: List[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--suffix":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 if __name__ == "__main__":

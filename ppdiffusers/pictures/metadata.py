@@ -84,13 +84,13 @@ class Metadata:
             return replace(self, icc=None)
         return self
 
-    def exif_bytes(self, limit: int = 1 << 30) -> Optional[bytes]:
+    def exif_bytes(self, limit: int = 1 << 30, for_dpi: bool = False) -> Optional[bytes]:
         """What JPEG, WebP, PNG and AVIF hold: a TIFF without pixels; None where there is nothing to say.
 
         It has no orientation, since pixels are kept upright. The maker's note is left out where all would have more
-        than `limit` bytes, and all of it where that is not enough.
+        than `limit` bytes, and all of it where that is not enough. With `for_dpi` it is also made for the DPI alone.
         """
-        if not self.exif:
+        if not self.exif and not (for_dpi and self.dpi is not None):
             return None
         tags = {**self.exif, **resolution_tags(self.dpi)}
         data = HEADER + pack_ifd(tags, len(HEADER))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Dict, Iterator, List, Optional, Union
 
 import numpy as np
@@ -140,10 +140,8 @@ def _options(kind: Format, frame: Frame, encoding: Encoding) -> Dict[str, Any]:
     elif kind.name == "BMP" and metadata.dpi is not None:
         options["dpi"] = metadata.dpi
     if "exif" in kind.holds:
-        if metadata.dpi is not None and not metadata.exif and kind.name != "JPEG":
-            metadata = Metadata({0x131: "ppdiffusers"}, metadata.icc, metadata.dpi, metadata.xmp, {}, {},
-                                metadata.provenance)  # fmt: skip
-        exif = metadata.exif_bytes(_SEGMENT - 8 if kind.name == "JPEG" else 1 << 30)
+        jpeg = kind.name == "JPEG"
+        exif = metadata.exif_bytes(_SEGMENT - 8 if jpeg else 1 << 30, for_dpi=not jpeg)
         if exif is not None:
             options["exif"] = b"Exif\0\0" + exif
     if "icc" in kind.holds and metadata.icc is not None:
@@ -196,6 +194,8 @@ def _write_animation(
     file: IO[bytes], kind: Format, frames: Iterator[Frame], count: int, loop: Optional[int], encoding: Encoding
 ) -> None:
     durations: List[float] = []
+    if kind.name == "AVIF":  # whole milliseconds only
+        frames = (replace(frame, duration=round(frame.duration)) for frame in frames)
     sequence = _Frames(frames, count, durations)
     options = _options(kind, sequence.first, encoding)
     options.pop("exact", None)
