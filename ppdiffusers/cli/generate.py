@@ -13,7 +13,7 @@ DEFAULT_MODEL = "CompVis/ldm-text2im-large-256"
 DEFAULT_GUIDANCE = 6.0
 PURPOSE = "paint what a sentence says"
 EXAMPLES = """
-ppdiffusers generate "a squirrel eating a burger"            writes a-squirrel-eating-a-burger.png; fetches 5.5 GB, once
+ppdiffusers generate "a street sign"                         writes a-street-sign.png; fetches 5.5 GB, once
 ppdiffusers generate "a street sign" -o signs/ --count 4 --seed 7
 """
 

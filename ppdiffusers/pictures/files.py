@@ -185,6 +185,8 @@ def fetch(url: str, target: IO[bytes], limit: int = MAX_INPUT) -> None:
         except Exception as error:  # of requests and of urllib3 below it, and what http.client raises for nonsense
             while (cause := error.__cause__ or error.__context__) is not None and isinstance(cause, Exception):
                 error = cause
+            if type(error).__name__ == "IncompleteRead":
+                raise ImageError(f"{name} was cut short after {total} bytes; try again") from None
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ImageError(f"{name} cannot be fetched ({reason.replace(url, name)})") from None
     if length.isdecimal() and total < int(length[:20]):
