@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -188,7 +189,8 @@ def fetch(url: str, target: IO[bytes], limit: int = MAX_INPUT) -> None:
             if type(error).__name__ == "IncompleteRead":
                 raise ImageError(f"{name} was cut short after {total} bytes; try again") from None
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ImageError(f"{name} cannot be fetched ({reason.replace(url, name)})") from None
+            reason = re.sub(r"\?[^\s'\")]*", "", re.sub(r"//[^/\s]*@", "//", reason))  # passwords, tokens
+            raise ImageError(f"{name} cannot be fetched ({reason})") from None
     if length.isdecimal() and total < int(length[:20]):
         raise ImageError(f"{name} was cut short after {total} of {length} bytes; try again")
     target.flush()

@@ -77,7 +77,7 @@ def _deflated(pixels: np.ndarray, level: int) -> Iterator[bytes]:
     """The zlib stream of a picture's filtered rows, in pieces."""
     height, width, channels = pixels.shape
     step = channels * pixels.itemsize
-    packer = zlib.compressobj(level)
+    packer = zlib.compressobj(level, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
     above = np.zeros(width * step, np.uint8)
     rows = max(1, _BLOCK // max(1, width * step))
     held = b""
@@ -93,7 +93,7 @@ def _deflated(pixels: np.ndarray, level: int) -> Iterator[bytes]:
 
 
 def filtered(values: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
-    """Rows of bytes `[R, N]` behind the filter that leaves least, each: Sub, Up or Paeth, or none of them.
+    """Rows of bytes `[R, N]` behind the filter that leaves least, each: None, Sub, Up, Average or Paeth.
 
     Args:
         above: the row before the first one, `[N]`.
@@ -106,14 +106,14 @@ def filtered(values: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
     base = wide_left + wide_up - corner
     to_left, to_up, to_corner = np.abs(base - wide_left), np.abs(base - wide_up), np.abs(base - corner)
     nearest = np.where((to_left <= to_up) & (to_left <= to_corner), left, np.where(to_up <= to_corner, up, corner))
-    candidates = [(0, values), (1, values - left), (2, values - up), (4, values - nearest)]
-    cost = [np.minimum(x, -x).sum(axis=1, dtype=np.int64) for _, x in candidates]  # bytes are signed here
+    average = ((wide_left + wide_up) >> 1).astype(np.uint8)
+    candidates = [values, values - left, values - up, values - average, values - nearest]
+    cost = [np.minimum(x, -x).sum(axis=1, dtype=np.int64) for x in candidates]  # bytes are signed here
     best = np.argmin(cost, axis=0)
     result = np.empty((values.shape[0], values.shape[1] + 1), np.uint8)
-    for index, (number, candidate) in enumerate(candidates):
-        chosen = best == index
-        result[chosen, 0] = number
-        result[chosen, 1:] = candidate[chosen]
+    result[:, 0] = best
+    for number, candidate in enumerate(candidates):
+        result[best == number, 1:] = candidate[best == number]
     return result
 
 

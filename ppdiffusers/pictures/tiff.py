@@ -13,6 +13,7 @@ from ppdiffusers.pictures.ifd import HEADER, pack_ifd
 from ppdiffusers.pictures.metadata import Metadata, resolution_tags
 
 _STRIP = 1 << 18  # bytes, before compression
+_LARGEST_DIRECTORY = 1 << 26  # bytes, with all metadata
 _DESCRIPTION = 0x10E
 
 
@@ -72,9 +73,9 @@ class TiffWriter:
     def _directory(self, tags: Dict[int, Any]) -> None:
         place = self._file.tell()
         place += place % 2
-        directory = pack_ifd(tags, place)
-        if place + len(directory) >= 1 << 32:
+        if place > (1 << 32) - _LARGEST_DIRECTORY:
             raise ImageError("the result has more than 4 GB, which TIFF cannot address; write a .png")
+        directory = pack_ifd(tags, place)
         self._file.seek(place)
         self._file.write(directory)
         self._file.seek(self._link)
