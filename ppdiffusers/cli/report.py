@@ -13,6 +13,11 @@ _REDRAW = 0.1  # seconds between two states of the line on a terminal
 _SILENCE = 20.0  # seconds after which a line says that work goes on, where there is no terminal
 
 
+def plain(text: str) -> str:
+    """In one line, without anything that a terminal would obey: names of files and of servers are not ours."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 class Report:
     """One run of a command over `total` pictures. Results go to standard output, everything else to standard error.
 
@@ -61,7 +66,7 @@ class Report:
         number = self.done + self.skipped + len(self.failures) + 1
         place = f"[{number}/{self.total}] " if self.total > 1 else ""
         left = self._left(share * pixels)
-        line = f"{place}{name}: {what}{f', {left} left' if left else ''}"
+        line = plain(f"{place}{name}: {what}{f', {left} left' if left else ''}")
         if self._live:
             self._draw(line)
         else:
@@ -103,7 +108,7 @@ class Report:
 
     def fail(self, name: str, error: BaseException, **facts: Any) -> None:
         """A picture could not be made; the others are."""
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = plain(str(error)) or type(error).__name__
         self.failures.append((name, message))
         self._work -= self._current[1]
         self._clear()
@@ -120,14 +125,14 @@ class Report:
         """What a user may want to know; without `always` only with --verbose."""
         if always and not self.quiet or self.verbose:
             self._clear()
-            print(f"ppdiffusers: {message}", file=sys.stderr)
+            print(f"ppdiffusers: {plain(message)}", file=sys.stderr)
 
     def _tell(self, text: str, **facts: Any) -> None:
         self._clear()
         if self.json:
             print(json.dumps(facts, ensure_ascii=False, default=str), flush=True)
         elif text and not self.quiet:
-            print(text, file=sys.stderr if self._piped else sys.stdout, flush=True)
+            print(plain(text), file=sys.stderr if self._piped else sys.stdout, flush=True)
 
     def close(self) -> int:
         """Sum up; the exit code: 1 if a picture failed."""
@@ -139,5 +144,5 @@ class Report:
             said = [f"{count} {what}" for count, what in counts if count]
             print(f"ppdiffusers: {self.total} pictures: {', '.join(said)}", file=sys.stderr)
         if self.total > 1 and self.failures:
-            print(f"ppdiffusers: failed: {', '.join(name for name, _ in self.failures)}", file=sys.stderr)
+            print(f"ppdiffusers: failed: {plain(', '.join(name for name, _ in self.failures))}", file=sys.stderr)
         return 1 if self.failures else 0

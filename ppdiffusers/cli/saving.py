@@ -61,7 +61,9 @@ def revision(model: str) -> Optional[str]:
             return None
     digest = hashlib.sha256()
     for file in sorted(
-        path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors", ".pdparams", ".bin")
+        path
+        for path in folder.rglob("*")
+        if path.suffix in (".json", ".safetensors", ".pdparams", ".pdiparams", ".bin")
     ):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(folder).as_posix()} {size}\n".encode())

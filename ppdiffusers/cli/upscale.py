@@ -32,7 +32,7 @@ ppdiffusers upscale *.png -o 'out/{name}_{scale}x.webp' --scale 2
 ppdiffusers upscale https://example.org/a.png -o a.png --quality best
 curl -s https://example.org/a.png | ppdiffusers upscale - > large.png
 """
-_FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no further picture could be written either
+_FATAL = (errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", None))  # no further picture could be written either
 
 # `load(args)`: a pipeline, its number of steps, and further arguments of its calls.
 Load = Callable[[argparse.Namespace], Tuple[Any, int, Dict[str, Any]]]
@@ -100,7 +100,8 @@ def run(args: argparse.Namespace, load: Load = load_pipeline) -> int:
         if job.exists:
             report.skip(job.source.name, str(job.target))
             continue
-        upscaler.do(job)
+        if not upscaler.do(job):
+            break
     return report.close()
 
 
@@ -112,8 +113,15 @@ class _Upscaler:
         self._load, self._seed, self._generator = load, seed, generator
         self._loaded: Optional[Tuple[Any, int, Dict[str, Any], Dict[str, str]]] = None
 
-    def do(self, job: Job) -> None:
-        """Make one picture. What goes wrong with it is reported; what goes wrong with all of them is raised."""
+    def do(self, job: Job) -> bool:
+        """Make one picture. What goes wrong with it is reported.
+
+        Returns:
+            False if no further picture could be written, as where the disk is full.
+
+        Raises:
+            what keeps the model from being loaded.
+        """
         from ppdiffusers.pictures.files import shown
 
         name = shown(job.source.name) if job.source.path is None else job.source.name
@@ -124,12 +132,9 @@ class _Upscaler:
                 facts = self._convert(document, job)
         except _ModelError as error:
             raise error.reason from None
-        except OSError as error:
-            if error.errno in _FATAL:
-                raise
-            self.report.fail(name, error)
         except Exception as error:
             self.report.fail(name, error)
+            return not (isinstance(error, OSError) and error.errno in _FATAL)
         else:
             target = "standard output" if job.target is None else str(job.target)
             frames = f", {facts['frames']} frames" if facts["frames"] > 1 else ""
@@ -138,6 +143,7 @@ class _Upscaler:
                 f"{target}: {width}x{height} -> {large_width}x{large_height}{frames}, seed {self._seed}",
                 input=name, output=target, seed=self._seed, seconds=round(time.monotonic() - begun, 3), **facts,
             )  # fmt: skip
+        return True
 
     def _convert(self, document: Document, job: Job) -> Dict[str, Any]:
         from ppdiffusers.pictures import ImageError, format_of, losses

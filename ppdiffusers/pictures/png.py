@@ -56,7 +56,7 @@ class PngWriter:
     def _begin(self, pixels: np.ndarray, metadata: Metadata) -> None:
         height, width, channels = pixels.shape
         self._file.write(b"\x89PNG\r\n\x1a\n")
-        header = (width, height, 8 * pixels.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
+        header = (width, height, 8 * pixels.dtype.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", *header))
         for kind, data in _ancillary(metadata.with_profile_of("GRAY" if channels < 3 else "RGB")):
             self._chunk(kind, data)
@@ -76,7 +76,7 @@ class PngWriter:
 def _deflated(pixels: np.ndarray, level: int) -> Iterator[bytes]:
     """The zlib stream of a picture's filtered rows, in pieces."""
     height, width, channels = pixels.shape
-    step = channels * pixels.itemsize
+    step = channels * pixels.dtype.itemsize
     packer = zlib.compressobj(level, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
     above = np.zeros(width * step, np.uint8)
     rows = max(1, _BLOCK // max(1, width * step))

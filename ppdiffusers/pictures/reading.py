@@ -34,7 +34,9 @@ _READ_WHOLE = ("WEBP", "AVIF", "JPEG2000", "ICO")
 class Frame:
     """One picture of a file.
 
-    `pixels`: `[H, W, C]`, uint8 or uint16, upright; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+    `pixels`: `[H, W, C]`, uint8 or uint16, upright; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha). What is
+    written as PNG or TIFF may be another object with `shape` and `dtype` whose slices of rows, asked for from top to
+    bottom, are such arrays: a large picture need not be in memory as a whole.
     `duration`: milliseconds that a frame of an animation is shown. `metadata`: of the page, where it has some of its
     own, else of the file.
     """

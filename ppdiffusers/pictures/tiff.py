@@ -33,7 +33,7 @@ class TiffWriter:
             ImageError: the file grows past the 4 GB that its offsets reach.
         """
         height, width, channels = pixels.shape
-        rows = max(1, _STRIP // (width * channels * pixels.itemsize))
+        rows = max(1, _STRIP // (width * channels * pixels.dtype.itemsize))
         offsets, lengths = [], []
         for start in range(0, height, rows):
             strip = zlib.compress(_predicted(pixels[start : start + rows]).tobytes(), 6)
@@ -46,7 +46,7 @@ class TiffWriter:
             **resolution_tags(metadata.dpi or (72.0, 72.0)),
             0x100: width,
             0x101: height,
-            0x102: (8 * pixels.itemsize,) * channels,
+            0x102: (8 * pixels.dtype.itemsize,) * channels,
             0x103: 8,
             0x106: 1 if channels < 3 else 2,
             0x111: offsets,

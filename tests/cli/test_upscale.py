@@ -243,6 +243,31 @@ def test_what_the_pipeline_raises_is_isolated_too(here, capsys):
     assert files(here) == ["a-4x.png", "a.png", "b.png", "c-4x.png", "c.png"]
 
 
+def test_a_full_disk_ends_the_run(here, capsys, monkeypatch):
+    import errno
+
+    for name in ("a.png", "b.png", "c.png"):
+        picture(here / name)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ppdiffusers.cli.saving.write", full)
+    loader = Loader()
+    assert upscale(loader, "a.png", "b.png", "c.png") == 1
+    assert capsys.readouterr().err.count("No space left") == 1
+    assert files(here) == ["a.png", "b.png", "c.png"]
+
+
+def test_nothing_that_a_terminal_obeys_is_printed(here, capsys):
+    (here / "in").mkdir()
+    picture(here / "in" / "a\x1b]0;title\x07.png")
+    (here / "in" / "b\x1b[2J.png").write_bytes(b"")
+    assert upscale(Loader(), "in", "-v") == 1
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err.split("Traceback")[0]
+
+
 def test_links_to_folders_are_not_followed(here, capsys):
     picture(here / "in" / "a.png")
     (here / "in" / "loop").symlink_to(here / "in")

@@ -266,6 +266,14 @@ def test_pages_of_a_tiff_have_their_own_sizes_kinds_and_metadata(tmp_path):
         assert result.metadata.dpi == (None if dpi is None else (4 * dpi[0], 4 * dpi[1]))
 
 
+def test_a_profile_of_grey_stays_with_grey(tmp_path):
+    profile = SRGB[:16] + b"GRAY" + SRGB[20:]
+    for suffix in ("png", "tif", "jpg"):
+        source = write(tmp_path / f"in.{suffix}", [Frame(pixels_of(1, 8, (6, 4)), Metadata(icc=profile))])
+        assert upscale(Loader(), source) == 0
+        assert Document(tmp_path / f"in-4x.{suffix}").only().metadata.icc == profile
+
+
 def test_png_keeps_gamma_and_chromaticities(tmp_path):
     source = tmp_path / "in.png"
     Image.new("RGB", (4, 4), (9, 99, 199)).save(source)

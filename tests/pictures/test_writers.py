@@ -141,3 +141,23 @@ def test_text_chunks_follow_the_standard():
         kinds.append(body[:4])
         place += 12 + length
     assert kinds[0] == b"IHDR" and kinds[-1] == b"IEND" and {b"zTXt", b"tEXt", b"iTXt"} <= set(kinds)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_picture_can_be_written_while_its_rows_are_computed(suffix):
+    class Rows:
+        shape, dtype = (3000, 700, 3), np.dtype(np.uint8)
+        largest = end = 0
+
+        def __getitem__(self, rows):
+            assert rows.start == self.end
+            self.end = min(rows.stop, 3000)
+            self.largest = max(self.largest, self.end - rows.start)
+            return np.broadcast_to(
+                np.arange(rows.start, self.end)[:, None, None] % 256, (self.end - rows.start, 700, 3)
+            ).astype(np.uint8)
+
+    rows = Rows()
+    with Image.open(written(suffix, Frame(rows, Metadata()))) as image:
+        np.testing.assert_array_equal(np.asarray(image)[:, 3, 1], np.arange(3000) % 256)
+    assert rows.end == 3000 and rows.largest < 1000
