@@ -79,11 +79,7 @@ class Document:
             lossy = self._parser in ("JPEG", "AVIF", "JPEG2000") or self._parser == "WEBP" and _is_lossy_webp(self.path)
             self.lossless = not lossy
             self.bits = 16 if _depth(image) and not self.animated else 8
-        if self.count * self.width * self.height > MAX_PIXELS_OF_ALL:
-            raise ImageError(
-                f"{self.name} has {self.count} frames of {self.width}x{self.height}, more than "
-                f"{MAX_PIXELS_OF_ALL / 1e6:.0f} megapixels in all; cut it into several files"
-            )
+        self._check_all(self.count * self.width * self.height)
 
     def frames(self) -> Iterator[Frame]:
         """Every frame in turn; each is read when it is asked for, and none is kept.
@@ -92,6 +88,7 @@ class Document:
             ImageError: the file is damaged.
         """
         metadata: Optional[Metadata] = None
+        total = 0
         with contextlib.ExitStack() as opened:
             with _damage_named(self.name, self.max_pixels):
                 image = opened.enter_context(self._open())
@@ -101,6 +98,8 @@ class Document:
                     if number:
                         image.seek(number)
                         self._check_size(image)
+                    total += image.width * image.height
+                    self._check_all(total)
                     if low is not None:
                         low.seek(number)
                     pixels = _pixels(image, low)
@@ -132,6 +131,13 @@ class Document:
             image.close()
             raise
         return image
+
+    def _check_all(self, pixels: int) -> None:
+        if pixels > MAX_PIXELS_OF_ALL:
+            raise ImageError(
+                f"{self.name} has {self.count} frames with more than {MAX_PIXELS_OF_ALL / 1e6:.0f} megapixels in all; "
+                "cut it into several files"
+            )
 
     def _check_size(self, image: Image.Image) -> None:
         if image.width * image.height > self.max_pixels:

@@ -216,6 +216,17 @@ def test_bombs_cost_neither_memory_nor_time(tmp_path, name):
     assert memory < 250 and seconds < 20
 
 
+def test_pages_that_are_larger_than_the_first(tmp_path, monkeypatch):
+    pages = [Frame(np.zeros((side, side, 1), np.uint8), Metadata()) for side in (2, 30, 20, 25)]
+    with open(tmp_path / "a.tif", "wb") as file:
+        write_document(file, format_of("a.tif"), iter(pages), count=4)
+    monkeypatch.setattr(reading, "MAX_PIXELS_OF_ALL", 1500)
+    with pytest.raises(ImageError, match="in all"):
+        list(Document(tmp_path / "a.tif").frames())
+    with pytest.raises(ImageError, match="30x30"):
+        list(Document(tmp_path / "a.tif", max_pixels=800).frames())
+
+
 def test_a_file_that_is_read_whole_is_not_too_large(tmp_path, monkeypatch):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.webp")
     monkeypatch.setattr(reading, "MAX_BYTES", 50)
