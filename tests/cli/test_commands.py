@@ -151,6 +151,22 @@ def test_progress_on_a_terminal_tells_the_time_that_is_left(monkeypatch):
     assert "\n" not in stream.getvalue()
 
 
+def test_pictures_that_fail_are_no_work_to_come(monkeypatch):
+    told, now, stream = report(monkeypatch, terminal=True, total=3)
+    for pixels in (100, 700, 100):
+        told.expect(pixels)
+    told.begin("a.png", 100)
+    now[0] = 10
+    told.finished("a.png done")
+    told.begin("b.png", 700)
+    told.fail("b.png", ValueError("damaged"))
+    told.begin("c.png", 100)
+    now[0] = 11
+    told.progress(0.1, "step 1/10")
+    assert "[3/3] c.png: step 1/10, 0:09 left" in stream.getvalue()
+    assert told.close() == 1
+
+
 def test_progress_without_a_terminal_is_a_plain_line_now_and_then(monkeypatch):
     told, now, stream = report(monkeypatch, terminal=False)
     told.expect(1000)

@@ -274,6 +274,22 @@ def test_a_profile_of_grey_stays_with_grey(tmp_path):
         assert Document(tmp_path / f"in-4x.{suffix}").only().metadata.icc == profile
 
 
+@pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
+def test_pages_of_several_sizes_are_no_animation(tmp_path, capsys, suffix):
+    pages = [Frame(pixels_of(3, 8, size), Metadata()) for size in ((4, 4), (5, 4))]
+    assert upscale(Loader(), write(tmp_path / "in.tif", pages), "--ext", suffix) == 1
+    assert "differ in size" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
+
+
+def test_one_pixel_goes_on_beyond_its_edge(tmp_path):
+    source = write(tmp_path / "in.png", [Frame(np.full((1, 3, 3), (9, 99, 199), np.uint8), Metadata())])
+    loader = Loader()
+    assert upscale(loader, source) == 0
+    ((given, _),) = loader.pipeline.calls
+    assert given.shape == (2, 3, 3) and (given == (9, 99, 199)).all()
+
+
 def test_png_keeps_gamma_and_chromaticities(tmp_path):
     source = tmp_path / "in.png"
     Image.new("RGB", (4, 4), (9, 99, 199)).save(source)

@@ -87,13 +87,13 @@ def test_sides_that_a_format_does_not_have(suffix, side):
 
 def test_tags_of_every_type():
     tags = {
-        0x100: 70_000, 0x101: 7, 0x102: (8, 8, 8), 0x10E: "words", 0x13B: "松", 0x11A: 72.5, 0x2BC: b"\1\2\3\4\5",
+        0x100: 70_000, 0x124: -7, 0x101: 7, 0x102: (8, 8, 8), 0x10E: "words", 0x13B: "松", 0x11A: 72.5, 0x2BC: b"\1\2\3\4\5",
         0x9C9B: b"", 0x1234: object(), 0x1235: (), 0x1236: float("nan"),
         EXIF_IFD: {0x9204: -0.5, 0x9000: b"0232", 0x8827: 100, 0x829A: (0.25, 3.0), 0xA005: {1: "R98"}},
     }  # fmt: skip
     exif = Image.Exif()
     exif.load(b"Exif\0\0" + HEADER + pack_ifd(tags, 8))
-    assert exif[0x100] == 70_000 and exif[0x101] == 7 and exif[0x102] == (8, 8, 8)
+    assert exif[0x100] == 70_000 and exif[0x124] == -7 and exif[0x101] == 7 and exif[0x102] == (8, 8, 8)
     assert exif[0x10E] == "words" and exif[0x13B].encode("latin-1").decode() == "松"
     assert exif[0x11A] == 72.5 and exif[0x2BC] == b"\1\2\3\4\5"
     assert not {0x1234, 0x1235, 0x1236} & set(exif)
