@@ -10,6 +10,7 @@ import string
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Set, Tuple
+from urllib.parse import urlsplit
 
 from ppdiffusers.cli.parsing import UsageError
 
@@ -85,7 +86,7 @@ def find(inputs: List[str], recursive: bool, avoid: Optional[Path] = None) -> Tu
         if text == STDIN:
             sources.append(Source(STDIN))
         elif is_address(text):
-            if not re.match(r"https?://[^/]", text, re.IGNORECASE):
+            if not re.match(r"https?://[^/]", text, re.IGNORECASE) or not _is_whole(text):
                 raise UsageError(f"{shown(text)} is no http or https address; give one, or a file")
             sources.append(Source(text))
         elif path.is_dir():
@@ -115,6 +116,14 @@ def find(inputs: List[str], recursive: bool, avoid: Optional[Path] = None) -> Tu
             once.append(source)
         seen.add(key)
     return once, notes
+
+
+def _is_whole(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and parts.port != 0  # asking for the port checks it
+    except ValueError:
+        return False
 
 
 def _walk(top: Path, recursive: bool, avoid: Optional[Path], notes: List[str]) -> Iterator[Source]:

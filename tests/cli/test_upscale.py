@@ -106,6 +106,8 @@ def test_results_are_not_made_larger_again(here):
         (["a.png", "b.png", "-o", "{scale}.png"], "both become"),
         (["a.png", "--suffix", "x" * 300], "255 bytes"),
         (["ftp://host/a.png"], "no http or https"),
+        (["http://[::1/a.png"], "no http or https"),
+        (["http://host:99999/a.png"], "no http or https"),
         (["a.png", "b.png", "-o", "-"], "one picture"),
         (["a.png", "-o", "-", "--json"], "--json"),
         (["a.png", "--seed", str(2**70)], "seed"),
