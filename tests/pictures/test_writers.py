@@ -87,8 +87,8 @@ def test_sides_that_a_format_does_not_have(suffix, side):
 
 def test_tags_of_every_type():
     tags = {
-        0x100: 70_000, 0x124: -7, 0x101: 7, 0x102: (8, 8, 8), 0x10E: "words", 0x13B: "松", 0x11A: 72.5, 0x2BC: b"\1\2\3\4\5",
-        0x9C9B: b"", 0x1234: object(), 0x1235: (), 0x1236: float("nan"),
+        0x124: -7, 0x100: 70_000, 0x101: 7, 0x102: (8, 8, 8), 0x10E: "words", 0x13B: "松", 0x11A: 72.5,
+        0x2BC: b"\1\2\3\4\5", 0x9C9B: b"", 0x1234: object(), 0x1235: (), 0x1236: float("nan"),
         EXIF_IFD: {0x9204: -0.5, 0x9000: b"0232", 0x8827: 100, 0x829A: (0.25, 3.0), 0xA005: {1: "R98"}},
     }  # fmt: skip
     exif = Image.Exif()
