@@ -6,13 +6,13 @@ no file can be out of date, damaged, or somebody else's.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import threading
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 import paddle
@@ -85,27 +85,53 @@ def trace(model: Any, part: Part) -> Program:
     """
     if not hasattr(paddle, "pir_utils"):
         raise UnsupportedPaddle(f"paddle {paddle.__version__} has no program format that is used here; 3.0 has")
+    from paddle.base.dygraph.base import to_static_mode_guard
+    from paddle.jit.dy2static.parameter_recorder import _global_inplace_map, _global_parameter_recorder
     from paddle.static.pir_io import normalize_pir_program  # the only way to a program that is fed and fetched
 
-    # Paddle would rewrite the source of what it calls, which takes ten times as long as the trace. There is no need: no
-    # branch in the layers depends on a tensor.
-    run = paddle.jit.not_to_static(lambda tensors: part.function(model, *tensors))
-    with _tracing, warnings.catch_warnings(), paddle.no_grad():
-        warnings.simplefilter("ignore")  # on lists that it keeps as they are
-        traced = paddle.jit.to_static(run, input_spec=[_specs(part.inputs)], full_graph=True).concrete_program
-        feeds = [op.result(0) for op in traced.main_program.global_block().ops if op.name() == "pd_op.data"]
-        with paddle.pir_utils.IrGuard():
-            program = normalize_pir_program(traced.main_program, feeds, list(traced.outputs))
-    known = {value.name: tensor for tensor, value in zip(*traced.parameters)}  # of the whole model
+    # Not by `paddle.jit.to_static`: it rewrites the source of what it calls, which takes longer than the trace and is
+    # not needed, as no branch in the layers depends on a tensor; and threads that begin meanwhile never leave the
+    # static mode.
+    main, startup = paddle.static.Program(), paddle.static.Program()
+    with _tracing, _static_mode_of_this_thread(), paddle.static.program_guard(main, startup):
+        feeds = [paddle.static.data(name, shape, dtype) for name, (shape, dtype) in _feeds(part.inputs)]
+        try:
+            with to_static_mode_guard(True):  # layers give their weights as values of the program
+                outputs = part.function(model, *feeds)
+        finally:
+            tensors, values = _global_parameter_recorder.pop(main)
+            _global_inplace_map.pop(main)
+        program = normalize_pir_program(main, feeds, list(outputs) if isinstance(outputs, tuple) else [outputs])
+    known = {value.name: tensor for tensor, value in zip(tensors, values)}
     read = [op.attrs()["parameter_name"] for op in program.global_block().ops if op.name() == "builtin.parameter"]
     return Program(program, {name: known[name] for name in read})
 
 
-def _specs(inputs: Inputs) -> Any:
+def _feeds(inputs: Inputs) -> List[Tuple[str, Tuple[List[int], str]]]:
     return [
-        paddle.static.InputSpec([size if size is None or size > 0 else None for size in shape], dtype, name)
+        (name, ([size if size is not None and size > 0 else -1 for size in shape], dtype))
         for name, (shape, dtype) in inputs.items()
     ]
+
+
+@contextlib.contextmanager
+def _static_mode_of_this_thread() -> Iterator[None]:
+    """As between `paddle.enable_static()` and `paddle.disable_static()`, but in no other thread.
+
+    Paddle keeps its mode by thread, and beside it one for threads that begin: those two functions switch both, and a
+    thread that begins between them stays in static mode.
+    """
+    from paddle.base import core, framework
+
+    mode = vars(framework.global_var)  # a `threading.local`: of this thread alone
+    tracer = mode["_dygraph_tracer_"]
+    mode["_dygraph_tracer_"] = None
+    core._switch_tracer(None)
+    try:
+        yield
+    finally:
+        core._switch_tracer(tracer)
+        mode["_dygraph_tracer_"] = tracer
 
 
 def as_float32(tensor: paddle.Tensor) -> np.ndarray:

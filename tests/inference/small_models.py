@@ -93,3 +93,27 @@ def latents(pipeline, size=(8, 8), steps=2, generator=3, **call):
     """What the denoising loop gives for a picture of `size`, as an array."""
     call = {"output_type": "latent", **call}
     return np.array(pipeline(picture(*size), num_inference_steps=steps, generator=generator, **call).images)
+
+
+def facts(model):
+    """All that a user can see of a model, objects by identity."""
+    layers = dict(model.named_sublayers(include_self=True))
+    visited = []
+    model.apply(lambda layer: visited.append(id(layer)))
+    return {
+        "layers": {name: (id(layer), type(layer)) for name, layer in layers.items()},
+        "attributes": {name: _attributes(layer) for name, layer in layers.items()},
+        "parameters": {name: (id(value), value.stop_gradient) for name, value in model.named_parameters()},
+        "gradients": {name: value.grad for name, value in model.named_parameters()},
+        "buffers": {name: id(value) for name, value in model.named_buffers()},
+        "state": {name: value.numpy().tobytes() for name, value in model.state_dict().items()},
+        "children": [(name, id(layer)) for name, layer in model.named_children()],
+        "apply": visited,
+        "training": [layer.training for layer in layers.values()],
+        "classes": {kind: dict(vars(kind)) for kind in map(type, layers.values())},
+    }
+
+
+def _attributes(layer):
+    # `_built` is a note of Paddle's to itself that its next call may take a shorter way.
+    return {key: id(value) for key, value in vars(layer).items() if key != "_built"}

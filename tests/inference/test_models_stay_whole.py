@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from small_models import build, image, latents, tiny_pipeline, tiny_unet
+from small_models import build, facts, image, latents, tiny_pipeline, tiny_unet
 
 from ppdiffusers import LDMSuperResolutionPipeline, UNet2DModel, VQModel
 from ppdiffusers.inference import compile_model
@@ -19,6 +19,11 @@ from ppdiffusers.layers.resnet import ResnetBlock2D
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
 ENGINES = ["auto", "onednn", "inference"]
 SMALL, LARGE = (8, 8), (24, 20)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    monkeypatch.setenv("PPDIFFUSERS_THREADS", "1")  # more have nothing to do here but wait
 
 
 @pytest.fixture
@@ -42,30 +47,6 @@ def engine_of(pipeline):
 
 
 # Nothing changes the model
-
-
-def facts(model):
-    """All that a user can see of a model, objects by identity."""
-    layers = dict(model.named_sublayers(include_self=True))
-    visited = []
-    model.apply(lambda layer: visited.append(id(layer)))
-    return {
-        "layers": {name: (id(layer), type(layer)) for name, layer in layers.items()},
-        "attributes": {name: _attributes(layer) for name, layer in layers.items()},
-        "parameters": {name: (id(value), value.stop_gradient) for name, value in model.named_parameters()},
-        "gradients": {name: value.grad for name, value in model.named_parameters()},
-        "buffers": {name: id(value) for name, value in model.named_buffers()},
-        "state": {name: value.numpy().tobytes() for name, value in model.state_dict().items()},
-        "children": [(name, id(layer)) for name, layer in model.named_children()],
-        "apply": visited,
-        "training": [layer.training for layer in layers.values()],
-        "classes": {kind: dict(vars(kind)) for kind in map(type, layers.values())},
-    }
-
-
-def _attributes(layer):
-    # `_built` is a note of Paddle's to itself that its next call may take a shorter way.
-    return {key: id(value) for key, value in vars(layer).items() if key != "_built"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -98,23 +79,17 @@ def test_a_call_leaves_every_part_of_a_model_as_it_was(engine, compiled, tmp_pat
     assert facts(pipeline.unet) == before["unet"]
 
 
-@pytest.mark.parametrize("engine", ["onednn", "inference"])
-@pytest.mark.parametrize("name", ["conditional unet", "vq", "bert"])
-def test_compiling_a_model_directly_leaves_it_whole(name, engine):
-    from small_models import CALLS
-
-    model = build(name)
+def test_a_copy_of_a_compiled_model_has_a_copy_of_the_model():
+    unet = tiny_unet()
+    runs = compile_model(unet, "onednn", "fp32")
     with paddle.no_grad():
-        CALLS[name](model, 1)
-        before = facts(model)
-        runs = compile_model(model, engine, "fp32")
-        CALLS[name](runs, 1)
-    assert facts(model) == before and runs.model is model
-    assert set(runs.describe().values()) - {"layers (not called yet)"} <= {"oneDNN (fp32)", "Paddle Inference (fp32)"}
-    twin = copy.deepcopy(runs)
-    assert twin.model is not model and twin._settings == runs._settings
-    assert np.array_equal(CALLS[name](twin, 1).numpy(), CALLS[name](runs, 1).numpy())
-    assert list(runs.state_dict()) == list(model.state_dict()) and runs.config == model.config
+        wanted = runs(image(6), 7)[0].numpy()
+        for twin in (copy.deepcopy(runs), pickle.loads(pickle.dumps(runs))):
+            assert twin.model is not unet and twin._settings == runs._settings
+            assert np.array_equal(twin(image(6), 7)[0].numpy(), wanted) and twin.describe() == runs.describe()
+            twin.model.conv_out.bias.set_value(unet.conv_out.bias + 1)
+            assert relative_error(wanted + 1, twin(image(6), 7)[0].numpy())[0] < 1e-5
+    assert np.array_equal(runs(image(6), 7)[0].numpy(), wanted)
 
 
 # Gradients
@@ -409,11 +384,12 @@ def call(pipeline, size):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_has_its_effect_on_the_next_call_and_none_when_it_is_undone(name, engine, compiled):
+def test_a_change_has_its_effect_on_the_next_call_and_none_when_it_is_undone(name, engine, compiled, unchanged):
     changed, runs_in = CHANGES[name]
-    pipeline = compiled(engine)
+    compiled(engine)  # what is worth compiling
+    pipeline, before = unchanged.pop(engine, None) or (compiled(engine), {})
     eager = LDMSuperResolutionPipeline(**pipeline.components).compile("eager")
-    before = {size: call(pipeline, size) for size in (SMALL, LARGE)}
+    before = before or {size: call(pipeline, size) for size in (SMALL, LARGE)}
     assert engine_of(pipeline) != "layers"
     with changed(pipeline.unet):
         for size in (LARGE, SMALL):
@@ -426,6 +402,12 @@ def test_a_change_has_its_effect_on_the_next_call_and_none_when_it_is_undone(nam
     for size in (SMALL, LARGE):
         assert np.array_equal(call(pipeline, size), before[size])
     assert engine_of(pipeline) != "layers"
+    unchanged[engine] = pipeline, before  # for the next change
+
+
+@pytest.fixture(scope="module")
+def unchanged():
+    return {}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
