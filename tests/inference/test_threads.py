@@ -19,11 +19,12 @@ from ppdiffusers import (
 )
 from ppdiffusers.inference import compile_model
 from ppdiffusers.inference import compiled as compiled_module
+from ppdiffusers.inference.engines import relative_error
 
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
 ENGINES = ["eager", "auto", "onednn", "inference"]
 SIZES = [(8, 8), (24, 20), (5, 7)]
-SCHEDULERS = [DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler, PNDMScheduler]
+SCHEDULERS = [DDPMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler, PNDMScheduler]  # with states
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,7 @@ def test_threads_share_one_pipeline(engine, warm):
     assert alike(several(pipeline, 5), wanted[5])  # and so it does afterwards
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["eager", "auto"])
 def test_threads_share_the_models_of_pipelines_with_other_schedulers(engine):
     def pipelines():
         models = {name: part for name, part in tiny_pipeline().components.items() if name != "scheduler"}
@@ -91,14 +92,14 @@ def test_threads_share_the_models_of_pipelines_with_other_schedulers(engine):
         made[1].enable_deep_cache(2, 1)
         return [pipeline.compile(engine) for pipeline in made]
 
-    wanted = [several(pipeline, 2 * i) for i, pipeline in enumerate(pipelines())]
+    wanted = [several(pipeline, 1, 3) for pipeline in pipelines()]
     at_once = pipelines()
-    found = in_threads(lambda i: several(at_once[i % 5], 2 * (i % 5)), 10)
-    assert all(alike(each, wanted[i % 5]) for i, each in enumerate(found))
-    assert len({each[0].tobytes() for each in wanted}) == 5
+    found = in_threads(lambda i: several(at_once[i % 4], 1, 3))
+    assert all(alike(each, wanted[i % 4]) for i, each in enumerate(found))
+    assert len({each[0].tobytes() for each in wanted}) == 4
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["eager", "auto", "inference"])
 def test_a_model_is_saved_copied_and_looked_at_meanwhile(engine, tmp_path):
     serial, pipeline = tiny_pipeline().compile(engine), tiny_pipeline().compile(engine)
     wanted = [several(serial, i) for i in range(6)]
@@ -130,7 +131,7 @@ def test_a_model_is_saved_copied_and_looked_at_meanwhile(engine, tmp_path):
     assert alike(several(loaded, 3), wanted[3])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["eager", "auto", "inference"])
 def test_streams_go_on_in_turns(engine):
     pipeline = tiny_pipeline(PNDMScheduler(num_train_timesteps=100)).compile(engine)
 
@@ -184,9 +185,9 @@ def test_threads_share_a_compiled_model(engine):
 # The same call gives the same bits, whatever ran before it
 
 
-@pytest.mark.parametrize("engine", ["auto", "onednn", "inference"])
+@pytest.mark.parametrize("engine", ["auto", "inference"])
 def test_what_ran_before_a_call_does_not_show_in_its_bits(engine):
-    calls = [(size, steps, output) for size in SIZES for steps in (1, 4) for output in ("latent", "np")]
+    calls = [(size, steps, "np" if steps == 1 else "latent") for size in SIZES for steps in (1, 4)]
 
     def run(pipeline, number):
         size, steps, output = calls[number]
@@ -197,12 +198,12 @@ def test_what_ran_before_a_call_does_not_show_in_its_bits(engine):
     draw = np.random.default_rng(0)
     for _ in range(2):
         pipeline = tiny_pipeline().compile(engine, "fp32")
-        for number in [*draw.permutation(len(calls)), *draw.permutation(len(calls))]:
+        for number in draw.permutation(2 * len(calls)) % len(calls):
             assert np.array_equal(run(pipeline, number), wanted[number])
         pipeline.compile("eager")
         run(pipeline, 0)
         pipeline.compile(engine, "fp32").unet(image(6), 7)
-    for number in range(0, len(calls), 5):  # the very first call of a pipeline
+    for number in (1, 4):  # the very first call of a pipeline
         assert np.array_equal(run(tiny_pipeline().compile(engine, "fp32"), number), wanted[number])
 
 
@@ -220,14 +221,14 @@ def test_the_size_and_the_steps_decide_what_is_compiled_and_nothing_else():
     assert hasattr(pipeline._denoiser([1, 3, 8, 8], 90)._unet, "describe")
 
 
-@pytest.mark.parametrize("engine", ["auto", "onednn", "inference"])
+@pytest.mark.parametrize("engine", ["auto", "inference"])
 def test_compiling_draws_no_random_numbers(engine):
-    pipeline = tiny_pipeline(DDPMScheduler(num_train_timesteps=100)).compile(engine)
+    pipeline = tiny_pipeline(DDPMScheduler(num_train_timesteps=100)).compile(engine, "fp32")
     eager = LDMSuperResolutionPipeline(**pipeline.components).compile("eager")
     drawn = []
     for runs in (eager, pipeline):
         paddle.seed(11)
         noisy = latents(runs, (24, 20), 3, generator=None)
         drawn.append((noisy, paddle.randn([4]).numpy()))
-    assert np.abs(drawn[0][0] - drawn[1][0]).max() < 1e-3 * np.abs(drawn[0][0]).max()
+    assert relative_error(drawn[0][0], drawn[1][0])[0] < 1e-4
     assert np.array_equal(drawn[0][1], drawn[1][1])
