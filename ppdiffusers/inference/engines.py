@@ -133,7 +133,7 @@ def start_inference(write: Callable[[Path], Tuple[Path, Path]], setup: Setup, in
     with tempfile.TemporaryDirectory(prefix="ppdiffusers-") as scratch:
         files = write(Path(scratch))
         if setup.tensorrt:
-            files = gpu.with_tensorrt(*files, inputs, gpu.Sizes(), setup.precision, Path(scratch))
+            files = gpu.with_tensorrt(files[0], inputs, gpu.Sizes(), setup.precision, Path(scratch))
         return PaddleInferenceEngine(*files, setup)
 
 

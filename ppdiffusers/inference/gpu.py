@@ -62,8 +62,6 @@ def shapes(inputs: Inputs, sizes: Sizes) -> Dict[str, Tuple[List[int], List[int]
     """The least, the usual and the largest shape of each input, for which TensorRT builds its engines."""
     found = {}
     for name, each in inputs.items():
-        if isinstance(each, int):  # which the program was made for
-            continue
         shape = each[0]
         side = (sizes.multiple, max(sizes.multiple, sizes.side // 2 // sizes.multiple * sizes.multiple), sizes.side)
         length = (1, max(1, sizes.length // 2), sizes.length)
@@ -92,7 +90,8 @@ def with_tensorrt(program: Path, inputs: Inputs, sizes: Sizes, precision: str, f
         )
         for name, (least, usual, most) in shapes(inputs, sizes).items()
     ]  # fmt: skip
-    target = folder / program.stem
+    target = folder / "tensorrt" / program.stem  # not over the program itself
+    target.parent.mkdir()
     mode = getattr(tensorrt.PrecisionMode, precision.upper())
     tensorrt.convert(
         str(program), tensorrt.TensorRTConfig(inputs=described, precision_mode=mode, save_model_dir=str(target))

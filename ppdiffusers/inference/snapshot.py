@@ -82,15 +82,16 @@ class Snapshot:
             if isinstance(layer, nn.Dropout) and layer.training and layer.p > 0:
                 return "it is in training, with dropout"
         for cls, members in self._classes.items():
-            if not _is_known(cls.__module__):
+            if not is_known(cls.__module__):
                 return f"it holds a {cls.__name__}, which is a layer of {cls.__module__}"
             for key, value in members.items():
-                if callable(value) and not _is_known(getattr(value, "__module__", None) or "paddle"):
+                if callable(value) and not is_known(getattr(value, "__module__", None) or "paddle"):
                     return f"{key} of the class {cls.__name__} is patched"
         return None
 
 
-def _is_known(module: str) -> bool:
+def is_known(module: str) -> bool:
+    """Whether functions and classes of `module` do nothing but compute."""
     return module.partition(".")[0] in _KNOWN
 
 

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Iterator
 
 import paddle
 
+from ppdiffusers.inference.snapshot import is_known
 from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.model import Model
 
@@ -45,10 +46,11 @@ class StandIn:
         return functools.partial(self._enter, name, function)
 
     def _enter(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """`model.name(...)`, by its class's own function unless gradients are asked for or somebody changed it."""
+        """`model.name(...)`, by its class's own function unless gradients are asked for or it is a user's."""
         model = self.model
         hooked = name == "forward" and (model._forward_pre_hooks or model._forward_post_hooks)
-        if hooked or name in vars(model) or _asks_for_gradients(args, kwargs):
+        own = name not in vars(model) and is_known(getattr(function, "__module__", None) or "")
+        if hooked or not own or _asks_for_gradients(args, kwargs):
             return (model if name == "forward" else getattr(model, name))(*args, **kwargs)
         with paddle.no_grad():
             return runs_in_half(functools.partial(self._run, function))(model, *args, **kwargs)

@@ -4,16 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_models import EMBEDDED
 
 from ppdiffusers import LDMSuperResolutionPipeline
-
-EMBEDDED = "ppdiffusers/ldm-super-resolution-4x-tiny"
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    """A MODEL_ZOO_HOME, where programs are kept."""
-    return str(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +15,9 @@ def eager():
 
 
 @pytest.fixture(scope="session")
-def folder(eager, home, tmp_path_factory):
+def folder(eager, tmp_path_factory):
     target = tmp_path_factory.mktemp("exported") / "tiny"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MODEL_ZOO_HOME", home)
-        eager.export(target, "fp32")
+    eager.export(target, "fp32")
     return target
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from unittest.mock import Mock
 
 import exported_folders as folders
 import numpy as np
@@ -24,11 +23,10 @@ from ppdiffusers import (
     UNet2DModel,
 )
 from ppdiffusers.cli.main import main
-from ppdiffusers.inference import compiled as compiled_module
+from ppdiffusers.inference import engines as engines_module
 from ppdiffusers.inference import exported as exported_module
-from ppdiffusers.inference import gpu
 from ppdiffusers.inference.engines import has_bfloat16
-from ppdiffusers.inference.exported import Exported, ExportedPart, ExportError
+from ppdiffusers.inference.exported import Exported, ExportError
 
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
 ENGINES = ["onednn", "inference"]
@@ -37,13 +35,9 @@ EMBEDDED = "ppdiffusers/ldm-super-resolution-4x-tiny"
 TEXT = Path(__file__).parents[1] / "pipelines" / "golden_text" / "text"
 
 
-@pytest.fixture(autouse=True)
-def _cache(home, monkeypatch):
-    monkeypatch.setenv("MODEL_ZOO_HOME", home)
-
-
 def parts(model):
-    return [part for part in vars(model).values() if isinstance(part, ExportedPart)]
+    """The programs of an exported model."""
+    return list(model._parts.values())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -149,12 +143,12 @@ def test_exporting_a_compiled_pipeline_leaves_it_compiled(folder, tmp_path):
     pipeline(PICTURE, **CALL)
     pipeline.export(tmp_path / "exported", "fp32")
     assert manifest(tmp_path / "exported")["files"] == manifest(folder)["files"]
-    assert pipeline.unet._restore is not None
+    assert pipeline._compiled["unet"].describe() == {"network": "Paddle Inference (fp32)"}
 
 
 def test_engines_can_be_changed_but_there_are_no_layers(folder, tmp_path):
     pipeline = DiffusionPipeline.from_pretrained(folder)
-    assert parts(pipeline.compile("inference", "fp32").unet)[0].ways[0].engine == "inference"
+    assert parts(pipeline.compile("inference", "fp32").unet)[0]._ways[0].engine == "inference"
     for refused in (
         lambda: DiffusionPipeline.from_pretrained(folder, engine="eager"),
         lambda: pipeline.compile("eager"),
@@ -174,7 +168,7 @@ def test_engines_can_be_changed_but_there_are_no_layers(folder, tmp_path):
 def test_a_component_may_be_replaced_when_the_folder_is_loaded(eager, folder):
     pipeline = DiffusionPipeline.from_pretrained(folder, engine="inference", unet=eager.unet)
     assert pipeline.unet is eager.unet and parts(pipeline.vqvae)
-    pipeline.compile("inference").unet._use_layers()
+    assert agree(pipeline(PICTURE, **CALL).images, eager(PICTURE, **CALL).images)
 
 
 @pytest.mark.parametrize(
@@ -216,14 +210,14 @@ def test_changed_parameters_are_found_by_digest_and_by_what_they_compute(copy, c
 
 @pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 arithmetic")
 def test_a_way_that_is_wrong_gives_way_to_the_next(folder, monkeypatch, caplog):
-    monkeypatch.setitem(compiled_module.TOLERANCES, "bf16", (0.0, 0.0))
+    monkeypatch.setitem(engines_module.TOLERANCES, "bf16", (0.0, 0.0))
     pipeline = DiffusionPipeline.from_pretrained(folder, engine="inference", precision="bf16")
     pipeline(PICTURE, **CALL)
     assert parts(pipeline.unet)[0].setup.precision == "fp32" and "is wrong by" in caplog.text
 
 
 def test_nothing_is_left_of_an_export_that_fails(eager, tmp_path, monkeypatch):
-    monkeypatch.setattr(compiled_module, "relative_error", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(engines_module, "relative_error", lambda *_: (1.0, 1.0))
     with pytest.raises(ExportError, match="is wrong by 1"):
         eager.export(tmp_path / "exported")
     assert not list(tmp_path.iterdir())
@@ -267,43 +261,4 @@ def test_bf16_at_export_is_a_wish_where_the_cpu_has_none(copy, monkeypatch):
     monkeypatch.setattr("ppdiffusers.inference.engines.has_bfloat16", lambda: False)
     monkeypatch.setattr(exported_module, "has_bfloat16", lambda: False)
     pipeline = DiffusionPipeline.from_pretrained(copy)
-    assert {way.precision for way in parts(pipeline.unet)[0].ways} == {"fp32"}
-
-
-# GPUs, of which there was none
-
-
-def test_a_machine_without_a_gpu_says_so():
-    if not paddle.is_compiled_with_cuda():
-        with pytest.raises(ValueError, match="built without CUDA; install paddlepaddle-gpu"):
-            gpu.require_gpu("fp16")
-    with pytest.raises(ValueError, match="'int8' is unknown on a GPU; use 'fp32', 'fp16', 'bf16'"):
-        gpu.require_gpu("int8")
-
-
-def test_a_gpu_that_is_not_there_and_one_without_tensorrt(monkeypatch):
-    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
-    monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: 1)
-    gpu.require_gpu("fp16")
-    with pytest.raises(ValueError, match="'gpu:3': paddle sees 1 GPUs"):
-        gpu.require_gpu("fp16", device=3)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="tensorrt: this paddle is built without it; install"):
-        gpu.require_gpu("fp16", tensorrt=True)
-
-
-def test_calls_that_configure_a_gpu_exist():
-    from paddle import inference
-
-    config = Mock(spec=inference.Config)
-    gpu.configure(config, "fp16", 1)
-    config.enable_use_gpu.assert_called_once_with(256, 1, inference.PrecisionType.Half)
-
-
-def test_tensorrt_is_given_shapes_that_the_models_take(small):
-    found = gpu.shapes(small["unet"]._programs()["_network"], gpu.Sizes(batch=4, side=64, length=77, multiple=8))
-    assert found == {
-        "sample": ([1, 3, 8, 8], [2, 3, 32, 32], [4, 3, 64, 64]),
-        "temb": ([1, 64], [2, 64], [4, 64]),
-        "encoder_hidden_states": ([1, 1, 16], [2, 38, 16], [4, 77, 16]),
-    }
+    assert {way.precision for way in parts(pipeline.unet)[0]._ways} == {"fp32"}

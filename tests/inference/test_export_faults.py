@@ -1,6 +1,8 @@
 """Exported folders that are damaged, asked for what they cannot do, or never finished."""
 
+import pickle
 import resource
+from copy import deepcopy
 
 import exported_folders as folders
 import numpy as np
@@ -9,16 +11,14 @@ import pytest
 from exported_folders import CALL, PICTURE
 
 from ppdiffusers import DiffusionPipeline
-from ppdiffusers.inference import gpu
-from ppdiffusers.inference.exported import ExportError
+from ppdiffusers.inference.engines import OneDNNEngine
+from ppdiffusers.inference.exported import ExportedPart, ExportError
+from ppdiffusers.inference.onednn import OneDNNError
 from ppdiffusers.models import UNet2DModel
 
+start = ExportedPart._start
+
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
-
-
-@pytest.fixture(autouse=True)
-def _cache(home, monkeypatch):
-    monkeypatch.setenv("MODEL_ZOO_HOME", home)
 
 
 def drop(folder, name):
@@ -79,10 +79,67 @@ def test_a_link_to_nowhere_is_not_replaced(eager, tmp_path):
             eager.export(tmp_path / "link", force=force)
 
 
-def test_tensorrt_is_given_shapes_of_deep_features():
-    unet = UNet2DModel(
-        block_out_channels=(32, 64), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2
-    )
-    found = gpu.shapes(unet._deep_programs(3)["_shallow"], gpu.Sizes(batch=2, side=64, multiple=8))
-    assert found["deep"] == ([1, 64, 4, 4], [1, 64, 16, 16], [2, 64, 32, 32])
-    assert list(found) == ["deep", "sample", "temb"]
+def parameters(folder, change):
+    name = "unet/network.pdiparams"
+    folders.rewrite(folder, name, change((folder / name).read_bytes()))
+
+
+@pytest.mark.parametrize("engine", ["auto", "onednn", "inference"])
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:-4], lambda data: data[: len(data) // 2], lambda data: data[8:], lambda data: b""]
+)
+def test_parameters_that_are_cut_give_no_picture(copy, change, engine):
+    parameters(copy, change)
+    with pytest.raises(ExportError, match="network.json does not run in .*; load the pipeline that was exported"):
+        DiffusionPipeline.from_pretrained(copy, engine=engine, precision="fp32")(PICTURE, **CALL)
+
+
+def test_parameters_with_something_behind_them_are_not_mapped(eager, copy):
+    parameters(copy, lambda data: data + bytes(4))
+    with pytest.raises(ExportError, match="4 bytes are left over"):
+        DiffusionPipeline.from_pretrained(copy, engine="onednn", precision="fp32")(PICTURE, **CALL)
+    pipeline = DiffusionPipeline.from_pretrained(copy, precision="fp32")  # Paddle Inference reads what it needs
+    assert folders.agree(pipeline(PICTURE, **CALL).images, eager(PICTURE, **CALL).images)
+    assert pipeline.unet._parts["_network"].setup.engine == "inference"
+
+
+def test_a_refused_size_keeps_the_guard_and_the_engine(eager, folder, tmp_path, monkeypatch):
+    started, run = [], OneDNNEngine.__call__
+    monkeypatch.setattr(ExportedPart, "_start", lambda part, setup: started.append(part) or start(part, setup))
+
+    def refuse(engine, arrays):
+        if any(array.shape[-2:] == (12, 20) for array in arrays.values()):
+            raise OneDNNError("no kernel")
+        return run(engine, arrays)
+
+    monkeypatch.setattr(OneDNNEngine, "__call__", refuse)
+    pipeline = DiffusionPipeline.from_pretrained(folder, engine="onednn", precision="fp32")
+    wanted = pipeline(PICTURE, **CALL).images
+    assert len(started) == 2
+    large = np.zeros([12, 20, 3], np.float32)
+    for _ in range(2):
+        with pytest.raises(ExportError, match="network.json does not run in oneDNN .* at this size: no kernel"):
+            pipeline(large, **CALL)
+        for refused in (lambda: pipeline.save_pretrained(tmp_path / "saved"), pipeline.unet.parameters):
+            with pytest.raises(ExportError, match="has programs and no layers"):
+                refused()
+        assert not (tmp_path / "saved").exists()
+        assert np.array_equal(pipeline(PICTURE, **CALL).images, wanted)
+    assert len(started) == 2
+    either = DiffusionPipeline.from_pretrained(folder, precision="fp32")  # what one refuses, the next one takes
+    assert folders.agree(either(large, **CALL).images, eager(large, **CALL).images)
+    assert either.unet._parts["_network"].setup.engine == "inference"
+    either(PICTURE, **CALL)
+    assert either.unet._parts["_network"].setup.engine == "onednn"
+
+
+def test_what_an_exported_model_lacks_raises_and_what_it_has_does_not(folder):
+    unet = DiffusionPipeline.from_pretrained(folder).unet
+    assert isinstance(unet, UNet2DModel) and unet.config.in_channels == 6 and not unet.training
+    assert unet.eval() is not None and unet.to("cpu") is unet
+    for name in ("parameters", "named_parameters", "state_dict", "train", "apply", "sublayers", "save_pretrained"):
+        with pytest.raises(ExportError, match="UNet2DModel of .* has programs and no layers"):
+            getattr(unet, name)
+    for use in (pickle.dumps, deepcopy, lambda unet: unet.to("gpu"), lambda unet: unet.to(dtype="float16")):
+        with pytest.raises(ExportError, match="has programs and no layers"):
+            use(unet)
