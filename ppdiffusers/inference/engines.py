@@ -5,12 +5,13 @@ An engine is made of a program and its weights, and is called with numpy arrays 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -85,24 +86,25 @@ class OneDNNEngine:
     """The program as kernels of oneDNN, the library that Paddle carries, on the CPU."""
 
     _arena = onednn.Arena()
-    _lock = threading.Lock()
 
-    def __init__(self, program: Any, parameters: Dict[str, np.ndarray], setup: Setup):
+    def __init__(self, program: Any, parameters: Mapping[str, Callable[[], np.ndarray]], setup: Setup):
         self._program = program
         self._weights = onednn.Weights(parameters, onednn.FP32 if setup.precision == "fp32" else onednn.BF16)
         self._plans: Dict[Any, onednn.Plan] = {}
+        self._lock = threading.Lock()  # of the plans
         self._threads = get_num_threads()
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
         shapes = {name: array.shape for name, array in arrays.items()}
         key = tuple(sorted(shapes.items()))
-        with self._lock:  # the arena is for one at a time
-            use_threads(self._threads)
-            found = self._plans.pop(key, None) or onednn.make_plan(self._program, self._weights, shapes, self._arena)
+        use_threads(self._threads)
+        with self._lock:
+            found = self._plans.pop(key, None)
+            found = found or onednn.make_plan(self._program, self._weights, shapes, self._arena)
             self._plans[key] = found  # the latest at the end
             while len(self._plans) > _PLANS:
                 del self._plans[next(iter(self._plans))]
-            return _one_or_all(found.run(arrays))
+        return _one_or_all(found.run(arrays))
 
 
 def _one_or_all(arrays: List[np.ndarray]) -> Arrays:
@@ -166,7 +168,7 @@ def start(setup: Setup, model: Model, program: Program, inputs: Inputs) -> Any:
         state = weights(model)
         # Not copied: these are the tensors' own memory, also after the model has given them up.
         arrays = {
-            name: np.from_dlpack(state[key].detach().astype("float32")) for name, key in program.parameters.items()
+            name: functools.partial(_float32_array, state[key].detach()) for name, key in program.parameters.items()
         }
         return OneDNNEngine(program.load(), arrays, setup)
     with tempfile.TemporaryDirectory(prefix="ppdiffusers-", dir=_roomy_folder(program)) as scratch:
@@ -177,6 +179,10 @@ def start(setup: Setup, model: Model, program: Program, inputs: Inputs) -> Any:
             beside = Path(shutil.copy(structure, file.with_suffix(structure.suffix)))
             structure, file = gpu.with_tensorrt(beside, inputs, gpu.Sizes(), setup.precision, Path(scratch))
         return PaddleInferenceEngine(structure, file, setup)
+
+
+def _float32_array(tensor: Any) -> np.ndarray:
+    return np.from_dlpack(tensor.astype("float32"))
 
 
 def _roomy_folder(program: Program) -> Path:

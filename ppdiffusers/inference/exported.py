@@ -258,7 +258,8 @@ class ExportedPart(CompiledPart):
     def _start(self, setup: Setup) -> Any:
         if setup.engine == "onednn":
             program = Program(self.files.program, {}).load()
-            return OneDNNEngine(program, read_parameters(program, self.files.parameters), setup)
+            arrays = read_parameters(program, self.files.parameters)
+            return OneDNNEngine(program, {name: array.view for name, array in arrays.items()}, setup)
         if setup.tensorrt:
             with tempfile.TemporaryDirectory(prefix="ppdiffusers-") as scratch:
                 made = gpu.with_tensorrt(self.files.program, self.inputs, gpu.Sizes(), setup.precision, Path(scratch))

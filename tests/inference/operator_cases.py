@@ -475,7 +475,7 @@ def program(case: Case, inputs, weights):
     feeds = [op.result(0) for op in traced.main_program.global_block().ops if op.name() == "pd_op.data"]
     with paddle.pir_utils.IrGuard():
         made = normalize_pir_program(traced.main_program, feeds, list(traced.outputs))
-    return made, {value.name: tensor.numpy() for tensor, value in zip(*traced.parameters)}
+    return made, {value.name: tensor.numpy for tensor, value in zip(*traced.parameters)}
 
 
 def _recording(table, seen):

@@ -1,6 +1,7 @@
 """Plans for oneDNN: views, places in memory, attention in blocks, kernels that are fast, and ways out."""
 
 import threading
+import weakref
 
 import numpy as np
 import paddle
@@ -9,7 +10,7 @@ import pytest
 from ppdiffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
 from ppdiffusers.inference import compile_model
 from ppdiffusers.inference.engines import OneDNNEngine, Setup, has_bfloat16, relative_error, setups
-from ppdiffusers.inference.onednn import is_there, library, operators, planner
+from ppdiffusers.inference.onednn import FP32, Arena, Weights, is_there, library, make_plan, operators, planner
 from ppdiffusers.inference.onednn.plan import Buffer, _place, _reshaped_strides
 from ppdiffusers.inference.programs import cached_program, weights
 
@@ -65,7 +66,7 @@ def case(request):
 def engine(case, precision="fp32"):
     model, _, program = case
     state = weights(model)
-    arrays = {name: state[key].numpy() for name, key in program.parameters.items()}
+    arrays = {name: state[key].numpy for name, key in program.parameters.items()}
     return OneDNNEngine(program.load(), arrays, Setup("onednn", precision))
 
 
@@ -107,11 +108,7 @@ def test_bfloat16_is_near_and_needs_half_the_weights(case):
     single, half = engine(case), engine(case, "bf16")
     worst, rms = relative_error(single(arrays), half(arrays))
     assert 1e-6 < rms < 0.02 and worst < 0.1
-
-    def size(run):
-        return sum(each.buffer.bytes for known in run._weights._prepared.values() for each in known)
-
-    assert size(half) < 0.6 * size(single)
+    assert half._weights.bytes < 0.6 * single._weights.bytes
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -124,12 +121,46 @@ def test_every_kernel_is_a_fast_one(case, precision, batch):
     assert slow == [] and len(plan._steps) > 30
 
 
-def test_weights_that_kernels_have_taken_over_are_given_up(case):
-    run = engine(case)
-    run(inputs(case))
-    doubled = {name for name, form in run._weights._prepared if form == "doubling"}
-    matrices = {name for name, array in run._weights.raw.items() if array.ndim > 1}
-    assert matrices <= doubled and len(run._weights._prepared) > 10
+def test_weights_are_prepared_once_for_the_plans_that_need_them(case):
+    """Read when a layout is wanted and released at once; shared by sizes; gone with their last plan."""
+    model, _, program = case
+    state, events, given = weights(model), [], weakref.WeakValueDictionary()
+
+    def source(name, tensor):
+        def read():
+            array = np.array(tensor.numpy())
+            events.append(("read", name))
+            given[len(events)] = array
+            return array
+
+        return read
+
+    def released(name):
+        events.append(("released", name))
+        assert not [array for array in given.values() if array.ndim > 1]
+
+    readers = {name: source(name, state[key]) for name, key in program.parameters.items()}
+    held, arena = Weights(readers, FP32, released), Arena()
+    shapes = {name: array.shape for name, array in inputs(case, 1, 32).items()}
+    other = {name: array.shape for name, array in inputs(case, 2, 32).items()}
+    first = make_plan(program.load(), held, shapes, arena)
+    assert {name for _, name in events} == set(program.parameters)
+    reads, releases = ([name for kind, name in events if kind == each] for each in ("read", "released"))
+    assert sorted(reads) == sorted(releases) and list(given.values()) == []
+    alone, read = held.bytes, len(events)
+    matrices = sum(4 * tensor.size for tensor in map(state.get, program.parameters.values()) if tensor.ndim > 1)
+    assert alone >= matrices
+    again = make_plan(program.load(), held, shapes, arena)
+    assert held.bytes == alone and len(events) == read
+    second = make_plan(program.load(), held, other, arena)
+    assert held.bytes < 1.5 * alone
+    del first, again
+    assert held.bytes <= 1.1 * alone
+    del second
+    assert held.bytes == 0
+    arrays = inputs(case, 1, 32)
+    plan = make_plan(program.load(), held, shapes, arena)
+    assert held.bytes == alone and relative_error(wanted(case, arrays), plan.run(arrays)[0])[0] < 1e-5
 
 
 def test_threads_share_the_arena_one_after_the_other(case):

@@ -41,8 +41,7 @@ _STATISTICS = (library.MEAN, library.VARIANCE)
 
 
 def _parameter(plan: Planner, attrs: Dict[str, Any]) -> Parameter:
-    name = attrs["parameter_name"]
-    return Parameter(name, plan.weights.shape(name))
+    return Parameter(attrs["parameter_name"], tuple(attrs["shape"]))
 
 
 def _data(plan: Planner, attrs: Dict[str, Any]) -> Any:
