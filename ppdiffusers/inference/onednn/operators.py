@@ -231,6 +231,7 @@ def _attention(plan: Planner, attrs: Dict[str, Any], scores: Scores, value: Tens
     else:
         heads = list(np.ndindex(*lead))
         shape = (*(1 for _ in lead), max(1, min(rows, plan.scores_at_once // columns)), columns)
+    plan.scores_held = max(plan.scores_held, prod(shape))
     room = plan.steps.allocate(shape, FP32, range(rank))
     weights = room if plan.dtype == FP32 else plan.steps.allocate(shape, plan.dtype, range(rank))
     for head in heads:

@@ -37,16 +37,18 @@ def make_plan(program: Any, weights: Weights, shapes: Mapping[str, Tuple[int, ..
     """
     operators = _vectors_first(list(program.global_block().ops))
     attempts: List[Planner] = []  # kept until the end: the next one uses the weights that were prepared
+    at_once = SCORES_AT_ONCE[0]
     with weights.lock, enough_memory():
         while True:
-            planner = Planner(weights, shapes, operators, SCORES_AT_ONCE[len(attempts)])
+            planner = Planner(weights, shapes, operators, at_once)
             attempts.append(planner)
             for op in operators:
                 planner.translate(op)
             try:
                 return Plan(planner.steps, planner.inputs, planner.integers, planner.outputs, arena)
             except NotEnoughMemory as error:
-                if len(attempts) == len(SCORES_AT_ONCE):
+                at_once = next((fewer for fewer in SCORES_AT_ONCE if fewer < planner.scores_held), 0)
+                if not at_once:
                     raise
                 logger.info("%s; attention is computed in smaller blocks", error)
 
@@ -73,6 +75,7 @@ class Planner:
     ):
         self.weights, self.shapes = weights, shapes
         self.dtype, self.scores_at_once = weights.dtype, scores_at_once
+        self.scores_held = 0  # at once, in fact
         self.steps = Steps()
         self.inputs: Dict[str, Tensor] = {}
         self.integers: Dict[str, np.ndarray] = {}
