@@ -2,7 +2,6 @@
 
 import logging
 import resource
-import sys
 
 import numpy as np
 import paddle
@@ -112,7 +111,7 @@ def room_for_results():
 
 
 if __name__ == "__main__":
-    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    logging.basicConfig(level=logging.INFO)
     for check in (an_arena_for_a_plan, an_arena_for_a_run, scores_of_attention, weights_to_prepare, room_for_results):
         check()
         print(check.__name__, "held", flush=True)
