@@ -17,7 +17,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of compiled models; auto: bf16 if fast"
     )
-    group.add_argument("--threads", type=int, metavar="N", help="default: PPDIFFUSERS_THREADS, or all physical cores")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="default: PPDIFFUSERS_THREADS, OMP_NUM_THREADS, or all cores"
+    )
 
 
 def loading(args: argparse.Namespace) -> Dict[str, Any]:

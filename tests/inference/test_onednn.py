@@ -1,9 +1,11 @@
 """Plans for oneDNN: views, places in memory, attention in blocks, kernels that are fast, and ways out."""
 
-import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
+import openmp
 import paddle
 import pytest
 
@@ -11,6 +13,7 @@ from ppdiffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQMode
 from ppdiffusers.inference import compile_model
 from ppdiffusers.inference.engines import OneDNNEngine, Setup, has_bfloat16, relative_error, setups
 from ppdiffusers.inference.onednn import FP32, Arena, Weights, is_there, library, make_plan, operators, planner
+from ppdiffusers.inference.onednn import plan as onednn_plan
 from ppdiffusers.inference.onednn.plan import Buffer, _place, _reshaped_strides
 from ppdiffusers.inference.programs import cached_program, weights
 
@@ -163,20 +166,54 @@ def test_weights_are_prepared_once_for_the_plans_that_need_them(case):
     assert held.bytes == alone and relative_error(wanted(case, arrays), plan.run(arrays)[0])[0] < 1e-5
 
 
-def test_threads_share_the_arena_one_after_the_other(case):
-    runs, asked = [engine(case) for _ in range(4)], [inputs(case, 1, 16, seed) for seed in range(4)]
-    alone = [run(arrays) for run, arrays in zip(runs, asked)]
-    equal = []
+def in_threads(functions):
+    """What they return, run at once, each in a thread; or the first error."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return [each.result() for each in [pool.submit(function) for function in functions]]
 
-    def work(run, arrays, result):
-        equal.extend(np.array_equal(run(arrays), result) for _ in range(5))
 
-    threads = [threading.Thread(target=work, args=each) for each in zip(runs, asked, alone)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert equal == [True] * 20
+def test_threads_with_many_sizes_compute_what_one_does(case):
+    """Two engines; more sizes than an engine keeps plans of, so that some plan while others run."""
+    asked = [inputs(case, batch, side) for batch, side in [(1, 8), (2, 8), (1, 16), (1, 24), (3, 8)]]
+    alone = [engine(case)(arrays) for arrays in asked]
+    runs = engine(case), engine(case)
+
+    def work(seed):
+        order = np.random.default_rng(seed).permutation(len(asked))
+        return [np.array_equal(runs[seed % 2](asked[i]), alone[i]) for i in order]
+
+    assert in_threads([partial(work, seed) for seed in range(8)]) == [[True] * 5] * 8
+
+
+def test_an_engine_sets_the_threads_where_it_computes(case, monkeypatch):
+    seen, run = [], onednn_plan.Plan.run
+    openmp.threads_here()  # skips here, if at all
+
+    def watched(plan, arrays):
+        seen.append(openmp.threads_here())
+        return run(plan, arrays)
+
+    monkeypatch.setattr(onednn_plan.Plan, "run", watched)
+    for count in (3, 2):
+        monkeypatch.setenv("PPDIFFUSERS_THREADS", str(count))
+        in_threads([partial(engine(case), inputs(case, 1, 8))])
+    assert seen == [3, 2]
+
+
+def test_a_plan_tells_what_its_steps_cost(case):
+    arrays = inputs(case)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    run = engine(case)
+    plan = make_plan(run._program, run._weights, shapes, Arena())
+    before = plan.run(arrays)[0]
+    lines = plan.describe(arrays).splitlines()
+    assert len(lines) == len(plan._steps) + 2
+    assert any("conv2d + add" in line and "conv" in line.split(" + add")[1] for line in lines)
+    assert abs(sum(float(line.rsplit(None, 1)[1].rstrip("%")) for line in lines[1:-1]) - 100) < 10
+    milliseconds = sum(float(line.split()[-2]) for line in lines[1:-1])
+    assert milliseconds == pytest.approx(float(lines[-1].split()[0]), rel=0.02, abs=0.2)
+    assert f"{plan.bytes / 1e6:.1f} MB of the arena" in lines[-1]
+    assert np.array_equal(plan.run(arrays)[0], before)
 
 
 def test_views_agree_with_numpy():
