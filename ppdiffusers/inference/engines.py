@@ -18,7 +18,7 @@ import numpy as np
 from ppdiffusers.inference import gpu, onednn
 from ppdiffusers.inference.programs import Inputs, Program, save_parameters, weights
 from ppdiffusers.models.model import Model
-from ppdiffusers.threads import get_num_threads, use_threads
+from ppdiffusers.threads import get_num_threads
 
 PRECISIONS = ("fp32", "bf16")
 # oneDNN's sine overwrites the value that a cosine reads too, when this pass has run (paddle 3.3).
@@ -92,12 +92,10 @@ class OneDNNEngine:
         self._weights = onednn.Weights(parameters, onednn.FP32 if setup.precision == "fp32" else onednn.BF16)
         self._plans: Dict[Any, onednn.Plan] = {}
         self._lock = threading.Lock()  # of the plans
-        self._threads = get_num_threads()
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
         shapes = {name: array.shape for name, array in arrays.items()}
         key = tuple(sorted(shapes.items()))
-        use_threads(self._threads)
         with self._lock:
             found = self._plans.pop(key, None)
             found = found or onednn.make_plan(self._program, self._weights, shapes, self._arena)

@@ -185,19 +185,26 @@ def test_threads_with_many_sizes_compute_what_one_does(case):
     assert in_threads([partial(work, seed) for seed in range(8)]) == [[True] * 5] * 8
 
 
-def test_an_engine_sets_the_threads_where_it_computes(case, monkeypatch):
-    seen, run = [], onednn_plan.Plan.run
+def test_kernels_are_planned_for_as_many_threads_as_run_them(case, monkeypatch):
+    """Whatever was chosen between the two, and in whichever thread."""
+    seen = []
     openmp.threads_here()  # skips here, if at all
+    for function in (onednn_plan.Steps.add, onednn_plan.Primitive.__call__):
 
-    def watched(plan, arrays):
-        seen.append(openmp.threads_here())
-        return run(plan, arrays)
+        def watched(*arguments, function=function):
+            seen.append(openmp.threads_here())
+            return function(*arguments)
 
-    monkeypatch.setattr(onednn_plan.Plan, "run", watched)
+        where = onednn_plan.Steps if function.__name__ == "add" else onednn_plan.Primitive
+        monkeypatch.setattr(where, function.__name__, watched)
     for count in (3, 2):
         monkeypatch.setenv("PPDIFFUSERS_THREADS", str(count))
-        in_threads([partial(engine(case), inputs(case, 1, 8))])
-    assert seen == [3, 2]
+        run = engine(case)
+        in_threads([partial(run, inputs(case, 1, 8))])
+        monkeypatch.setenv("PPDIFFUSERS_THREADS", "5")
+        in_threads([partial(run, inputs(case, 1, 8))])
+        assert set(seen) == {count} and len(seen) > 100
+        seen.clear()
 
 
 def test_a_plan_tells_what_its_steps_cost(case):

@@ -20,6 +20,7 @@ from ppdiffusers.inference.onednn.library import SRC, SRC_1, WEIGHTS, Descriptor
 from ppdiffusers.inference.onednn.operators import OPERATORS, scores
 from ppdiffusers.inference.onednn.plan import Arena, Plan, Post, Step, Steps, Tensor, Together, enough_memory
 from ppdiffusers.inference.onednn.values import Doubled, Parameter, Repeated, UnsupportedOperator, Weights, is_constant
+from ppdiffusers.threads import use_threads
 
 logger = logging.getLogger("ppdiffusers")
 
@@ -38,6 +39,7 @@ def make_plan(program: Any, weights: Weights, shapes: Mapping[str, Tuple[int, ..
     operators = _vectors_first(list(program.global_block().ops))
     attempts: List[Planner] = []  # kept until the end: the next one uses the weights that were prepared
     at_once = SCORES_AT_ONCE[0]
+    use_threads()
     with weights.lock, enough_memory():
         while True:
             planner = Planner(weights, shapes, operators, at_once)
