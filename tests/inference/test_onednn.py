@@ -15,7 +15,8 @@ from ppdiffusers.inference.engines import OneDNNEngine, Setup, has_bfloat16, rel
 from ppdiffusers.inference.onednn import FP32, Arena, Weights, is_there, library, make_plan, operators, planner
 from ppdiffusers.inference.onednn import plan as onednn_plan
 from ppdiffusers.inference.onednn.plan import Buffer, _place, _reshaped_strides
-from ppdiffusers.inference.programs import cached_program, weights
+from ppdiffusers.inference.parts import parts_of
+from ppdiffusers.inference.programs import trace
 
 pytestmark = pytest.mark.skipif(
     not hasattr(paddle, "pir_utils") or not is_there(), reason="this paddle writes no programs, or carries no oneDNN"
@@ -49,13 +50,6 @@ BUILD = {
 METHODS = {"unet": "_network", "text": "_network", "vq": "_to_pixels", "kl": "_to_moments"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MODEL_ZOO_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
-
-
 @pytest.fixture(scope="module", params=BUILD)
 def case(request):
     """A model, the method that is compiled, and its program."""
@@ -63,20 +57,19 @@ def case(request):
     model = BUILD[request.param]()
     model.eval()
     method = METHODS[request.param]
-    return model, method, cached_program(model, method, model._programs()[method])
+    return model, method, trace(model, parts_of(model)[method])
 
 
 def engine(case, precision="fp32"):
-    model, _, program = case
-    state = weights(model)
-    arrays = {name: state[key].numpy for name, key in program.parameters.items()}
-    return OneDNNEngine(program.load(), arrays, Setup("onednn", precision))
+    program = case[2]
+    arrays = {name: tensor.numpy for name, tensor in program.parameters.items()}
+    return OneDNNEngine(program.ir, Weights(arrays, FP32 if precision == "fp32" else BF16))
 
 
 def inputs(case, batch=1, side=16, seed=0):
     draw = np.random.default_rng(seed)
     model, method, _ = case
-    shapes = {name: shape for name, (shape, _) in model._programs()[method].items()}
+    shapes = {name: shape for name, (shape, _) in parts_of(model)[method].inputs.items()}
     full = {}
     for name, shape in shapes.items():
         free = iter([batch, side, side + 4] if len(shape) == 4 else [batch, 5])
@@ -126,8 +119,8 @@ def test_every_kernel_is_a_fast_one(case, precision, batch):
 
 def test_weights_are_prepared_once_for_the_plans_that_need_them(case):
     """Read when a layout is wanted and released at once; shared by sizes; gone with their last plan."""
-    model, _, program = case
-    state, events, given = weights(model), [], weakref.WeakValueDictionary()
+    program = case[2]
+    events, given = [], weakref.WeakValueDictionary()
 
     def source(name, tensor):
         def read():
@@ -142,27 +135,27 @@ def test_weights_are_prepared_once_for_the_plans_that_need_them(case):
         events.append(("released", name))
         assert not [array for array in given.values() if array.ndim > 1]
 
-    readers = {name: source(name, state[key]) for name, key in program.parameters.items()}
+    readers = {name: source(name, tensor) for name, tensor in program.parameters.items()}
     held, arena = Weights(readers, FP32, released), Arena()
     shapes = {name: array.shape for name, array in inputs(case, 1, 32).items()}
     other = {name: array.shape for name, array in inputs(case, 2, 32).items()}
-    first = make_plan(program.load(), held, shapes, arena)
+    first = make_plan(program.ir, held, shapes, arena)
     assert {name for _, name in events} == set(program.parameters)
     reads, releases = ([name for kind, name in events if kind == each] for each in ("read", "released"))
     assert sorted(reads) == sorted(releases) and list(given.values()) == []
     alone, read = held.bytes, len(events)
-    matrices = sum(4 * tensor.size for tensor in map(state.get, program.parameters.values()) if tensor.ndim > 1)
+    matrices = sum(4 * tensor.size for tensor in program.parameters.values() if tensor.ndim > 1)
     assert alone >= matrices
-    again = make_plan(program.load(), held, shapes, arena)
+    again = make_plan(program.ir, held, shapes, arena)
     assert held.bytes == alone and len(events) == read
-    second = make_plan(program.load(), held, other, arena)
+    second = make_plan(program.ir, held, other, arena)
     assert held.bytes < 1.5 * alone
     del first, again
     assert held.bytes <= 1.1 * alone
     del second
     assert held.bytes == 0
     arrays = inputs(case, 1, 32)
-    plan = make_plan(program.load(), held, shapes, arena)
+    plan = make_plan(program.ir, held, shapes, arena)
     assert held.bytes == alone and relative_error(wanted(case, arrays), plan.run(arrays)[0])[0] < 1e-5
 
 
@@ -263,9 +256,9 @@ def test_operators_without_a_translation_go_to_the_next_engine(monkeypatch, capl
     latents = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 8, 8]).astype("float32"))
     with paddle.no_grad():
         wanted = model.decode(latents)[0].numpy()
-        compile_model(model, "auto", "fp32")
-        got = model.decode(latents)[0].numpy()
-    assert model.__dict__["_to_pixels"].setup == Setup("inference", "fp32")
+        compiled = compile_model(model, "auto", "fp32")
+        got = compiled.decode(latents)[0].numpy()
+    assert compiled._to_pixels.setup == Setup("inference", "fp32")
     assert "not made of pd_op.group_norm" in caplog.text
     assert relative_error(wanted, got)[0] < 1e-4
 
@@ -277,16 +270,17 @@ def test_a_size_without_a_fast_kernel_goes_to_the_next_engine(monkeypatch, caplo
     sample = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 16, 16]).astype("float32"))
     with paddle.no_grad():
         wanted = model(sample, 3)[0].numpy()
-        compile_model(model, "auto", "fp32")
-        model(sample, 3)
-        assert model.__dict__["_network"].setup.engine == "onednn"
+        compiled = compile_model(model, "auto", "fp32")
+        compiled(sample, 3)
+        assert compiled._network.setup.engine == "onednn"
         monkeypatch.setattr(library.Kernel, "slow", True)
         monkeypatch.setattr("ppdiffusers.inference.onednn.plan._MOST_BY_LOOPS", 100)
         wide = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 16, 20]).astype("float32"))
-        model(wide, 3)
+        compiled(wide, 3)
         assert "no fast kernel for a result of the shape" in caplog.text
-        assert model.__dict__["_network"].setup == Setup("inference", "fp32")
-        assert relative_error(wanted, model(sample, 3)[0].numpy())[0] < 1e-5
+        assert compiled._network.setup == Setup("inference", "fp32")
+        assert relative_error(wanted, compiled(sample, 3)[0].numpy())[0] < 1e-5
+        assert compiled._network.setup.engine == "onednn"  # other sizes keep it
 
 
 def test_a_paddle_without_the_library(monkeypatch, tmp_path):
