@@ -27,7 +27,7 @@ setup(
     install_requires=[
         "filelock>=3.4",
         "numpy>=1.21",
-        "pillow>=9.1",
+        "pillow>=10.1",
         "requests>=2.25",
         "safetensors>=0.4",
         "tqdm>=4.60",

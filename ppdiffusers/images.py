@@ -1,22 +1,27 @@
-"""Pictures in and out: every kind that users have, as arrays that the networks take."""
+"""Pictures in memory: every kind that users have, as arrays that the networks take. Files are read in `pictures`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ppdiffusers.config import PathLike
+from ppdiffusers.pictures import MAX_PIXELS, ImageError, open_image
+from ppdiffusers.pictures.reading import to_array
 
-# As much as a 4x result that PIL itself opens without a warning.
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS // 4 if Image.MAX_IMAGE_PIXELS else 1 << 24
-
-
-class ImageError(ValueError):
-    """A picture that cannot be used; the message names it and the remedy."""
+__all__ = [
+    "MAX_PIXELS",
+    "ImageError",
+    "Picture",
+    "bleed",
+    "open_image",
+    "pad_to_multiple",
+    "sheet",
+    "to_pictures",
+    "to_pil",
+]
 
 
 @dataclass
@@ -43,46 +48,6 @@ class Picture:
         return self.alpha is not None and bool(self.alpha.min() < 1)
 
 
-def open_image(file: PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture file whole, turned upright as its EXIF orientation says.
-
-    Raises:
-        ImageError: no such file, not a picture, cut short, or more than `max_pixels`.
-    """
-    path = Path(file)
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > max_pixels:
-                raise _too_large(str(path), image.width, image.height, max_pixels)
-            image.load()
-            return _upright(image)
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise ImageError(f"{path} is a folder, not a picture") from None
-    except UnidentifiedImageError:
-        size = path.stat().st_size
-        kind = "is empty (0 bytes)" if size == 0 else "is not a picture in a format that Pillow reads"
-        raise ImageError(f"{path} {kind}") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path} is larger than the limit of {max_pixels / 1e6:.0f} megapixels; crop it") from None
-    except (OSError, SyntaxError) as error:  # what Pillow raises for damaged files
-        raise ImageError(f"{path} is damaged ({error})") from None
-
-
-def _too_large(name: str, width: int, height: int, max_pixels: int) -> ImageError:
-    return ImageError(
-        f"{name} is {width}x{height}, {width * height / 1e6:.0f} megapixels; "
-        f"the limit is {max_pixels / 1e6:.0f}: crop it or cut it into tiles"
-    )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image) or image
-
-
 def to_pictures(image: Any) -> List[Picture]:
     """Take apart whatever a user calls a picture, or several.
 
@@ -99,7 +64,7 @@ def to_pictures(image: Any) -> List[Picture]:
             raise ImageError("the list of pictures is empty; give at least one")
         return [picture for item in image for picture in to_pictures(item)]
     if isinstance(image, Image.Image):
-        return [_from_pil(image)]
+        return [_from_array(to_array(image))]
     if isinstance(image, np.ndarray):
         return [_from_array(item) for item in (image if image.ndim == 4 else [image])]
     if type(image).__module__.partition(".")[0] == "paddle":
@@ -108,27 +73,6 @@ def to_pictures(image: Any) -> List[Picture]:
         f"cannot use a {type(image).__name__} as a picture; give a PIL image, a numpy array, a Paddle tensor "
         "or a list of them (ppdiffusers.open_image reads a file)"
     )
-
-
-def _from_pil(image: Image.Image) -> Picture:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow may widen to 32
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"a 32-bit picture with values up to {values.max()}; scale it to 16 or 8 bits first")
-        return _from_array(values.astype(np.uint16))
-    if image.mode == "F":
-        raise ImageError("a 32-bit float picture (mode F) has no agreed range; convert it to mode L first")
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
-    elif "transparency" in image.info and image.mode in ("1", "L", "RGB"):
-        image = image.convert("LA" if image.mode != "RGB" else "RGBA")
-    elif image.mode in ("La", "RGBa"):
-        image = image.convert(image.mode.upper())
-    elif image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "LA", "RGB", "RGBA"):  # CMYK, YCbCr, LAB, HSV
-        image = image.convert("RGB")
-    return _from_array(np.asarray(image))
 
 
 def _from_array(values: np.ndarray) -> Picture:

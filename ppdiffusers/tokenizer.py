@@ -79,8 +79,8 @@ class BertTokenizer:
             from paddlenlp.transformers import BertTokenizer as Tokenizer
         except ImportError as error:
             raise ImportError(
-                f"text is tokenised by paddlenlp, which cannot be imported ({error}); install the extra `text`: "
-                'pip install "paddle-latent-diffusion[text]"'
+                f"text is tokenised by paddlenlp, which cannot be imported ({error}); install it: "
+                'pip install "paddlenlp>=2.8.1,<3" "huggingface_hub<0.26" "aistudio-sdk<0.3"'
             ) from error
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / VOCABULARY

@@ -13,6 +13,7 @@ from ppdiffusers.images import bleed, pad_to_multiple, sheet, to_pictures, to_pi
 )
 def test_every_mode_is_taken(mode):
     base = Image.effect_noise((5, 4), 50).convert("RGBA" if mode in ("RGBa", "PA") else "RGB")
+    base.putpixel((0, 0), (9, 99, 199))
     image = Image.new("LA", (5, 4), (90, 128)).convert("La") if mode == "La" else base.convert(mode)
     (picture,) = to_pictures(image)
     assert picture.rgb.shape == (4, 5, 3) and picture.rgb.dtype == np.float32

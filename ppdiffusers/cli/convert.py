@@ -6,9 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ppdiffusers.cli.parsing import add
+
+PURPOSE = "turn a CompVis checkpoint or a pipeline's folder into another kind"
+EXAMPLES = """
+ppdiffusers convert last.ckpt ./inpainting --model CompVis/ldm-inpainting-big
+ppdiffusers convert ./mine ./for-diffusers --to diffusers
+"""
+
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("convert", help="turn a CompVis checkpoint or a pipeline's folder into another kind")
+    parser = add(commands, "convert", PURPOSE, "SOURCE TARGET [options]", EXAMPLES)
     parser.add_argument(
         "source", type=Path, metavar="SOURCE", help="a .ckpt file, or a folder: CompVis, diffusers, ours"
     )

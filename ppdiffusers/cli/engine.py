@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any, Dict
 
+from ppdiffusers.cli.parsing import positive
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("computing")
+
+def add_options(group: Any) -> None:
+    group.add_argument("--engine", default="auto", choices=("auto", "eager", "onednn", "inference"), metavar="NAME",
+                       help="eager, onednn, inference, or auto: compile where that pays (default)")  # fmt: skip
+    group.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), metavar="P",
+                       help="fp32, bf16, or auto: bf16 if that is fast here (default)")  # fmt: skip
     group.add_argument(
-        "--engine",
-        default="auto",
-        choices=("auto", "eager", "onednn", "inference"),
-        help="auto compiles where that is worth it (default), for oneDNN if it can; inference is Paddle Inference",
+        "--threads", type=positive, metavar="N", help="default: PPDIFFUSERS_THREADS, or all physical cores"
     )
-    group.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of compiled models; auto: bf16 if fast"
-    )
-    group.add_argument("--threads", type=int, metavar="N", help="default: PPDIFFUSERS_THREADS, or all physical cores")
 
 
 def loading(args: argparse.Namespace) -> Dict[str, Any]:

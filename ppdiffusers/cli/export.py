@@ -6,9 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ppdiffusers.cli.parsing import add
+
+PURPOSE = "write a model for deployment: programs, parameters, a manifest"
+EXAMPLES = """
+ppdiffusers export ppdiffusers/ldm-super-resolution-4x-tiny deployed/
+"""
+
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("export", help="write a model for deployment: programs, parameters, a manifest")
+    parser = add(commands, "export", PURPOSE, "MODEL DIR [options]", EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="name or folder")
     parser.add_argument("target", type=Path, metavar="DIR", help="a folder that is not there yet")
     parser.add_argument(

@@ -6,34 +6,38 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ppdiffusers.cli.sample import add_common, draw, plan
-from ppdiffusers.cli.upscale import open_source
-from ppdiffusers.images import ImageError, open_image
-from ppdiffusers.masks import BLENDS, mask_pictures
+from ppdiffusers.cli.drawing import add_common, draw, plan, read_one
+from ppdiffusers.cli.parsing import add
 
 DEFAULT_MODEL = "CompVis/ldm-inpainting-big"
+PURPOSE = "paint the masked part of a picture anew"
+EXAMPLES = """
+ppdiffusers inpaint photo.jpg mask.png --model ./inpainting           writes photo-inpainted.jpg beside it
+ppdiffusers inpaint photo.png mask.png -o whole.png --model ./inpainting --count 3
+"""
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("inpaint", help="paint the masked part of a picture anew")
-    parser.add_argument("picture", type=Path, metavar="PICTURE", help="what to paint in")
-    parser.add_argument("mask", type=Path, metavar="MASK", help="a picture of the same size, white where to paint")
-    add_common(parser, DEFAULT_MODEL)
+    from ppdiffusers.masks import BLENDS
+
+    parser = add(commands, "inpaint", PURPOSE, "PICTURE MASK [-o OUT] [options]", EXAMPLES)
+    parser.add_argument("picture", metavar="PICTURE", help="what to paint in")
+    parser.add_argument("mask", metavar="MASK", help="a picture of the same size, white where to paint")
     parser.add_argument("--blend", choices=BLENDS, default=BLENDS[0], help="how both parts meet (default: %(default)s)")
+    add_common(parser, DEFAULT_MODEL)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    targets = plan(args.output, args.count)
-    sources = {file.resolve(): file for file in (args.picture, args.mask)}
-    for target in targets:
-        if target.resolve() in sources:
-            raise ImageError(f"the output would overwrite the input {sources[target.resolve()]}; name another file")
-    image, mask = open_source(args.picture, targets[0]), open_image(args.mask)
-    if not mask_pictures(image, mask)[0].mask.any():  # before the model is loaded: an error should not cost that wait
+    from ppdiffusers.images import ImageError, open_image
+    from ppdiffusers.masks import mask_pictures
+    from ppdiffusers.pictures import format_of
+
+    source = Path(args.picture)
+    ending = source.suffix if format_of(source.name) is not None else ".png"
+    jobs = plan(args, f"{source.stem}-inpainted{ending}", inputs=(args.picture, args.mask))
+    frame, mask = read_one(args.picture, jobs[0]), open_image(args.mask)
+    if not mask_pictures(frame.pixels, mask)[0].mask.any():
         raise ImageError(f"{args.mask} is black everywhere, so there is nothing to paint; white is painted")
-
-    from ppdiffusers import LDMInpaintPipeline
-
-    draw(LDMInpaintPipeline, targets, args, {"blend": args.blend}, image=image, mask_image=mask, blend=args.blend)
-    return 0
+    return draw("LDMInpaintPipeline", jobs, args, {"blend": args.blend}, frame, image=frame.pixels, mask_image=mask,
+                blend=args.blend)  # fmt: skip

@@ -6,36 +6,41 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List
 
-from ppdiffusers.cli.sample import add_common, draw, plan
-from ppdiffusers.layout import LayoutBox
+from ppdiffusers.cli.drawing import add_common, draw, plan
+from ppdiffusers.cli.parsing import add, positive
+
+if TYPE_CHECKING:
+    from ppdiffusers.layout import LayoutBox
 
 DEFAULT_MODEL = "CompVis/ldm-layout-to-image-openimages-256"
 EXAMPLE = '[{"label": 3, "box": [0.1, 0.2, 0.6, 0.9]}]'
+PURPOSE = "paint objects where their boxes are"
+EXAMPLES = f"""
+ppdiffusers layout boxes.json --model ./layout                        writes boxes.png beside it
+echo '{EXAMPLE}' > boxes.json
+"""
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("layout", help="paint objects where their boxes are")
+    parser = add(commands, "layout", PURPOSE, "BOXES.json [-o OUT] [options]", EXAMPLES)
     parser.add_argument(
-        "boxes", type=Path, metavar="BOXES.json", help=f"a list of boxes such as {EXAMPLE}: class number, and left, "
+        "boxes", type=Path, metavar="BOXES.json", help="a list of boxes, as in the example: class number, and left, "
         "top, right, bottom in 0 ... 1; also group, occluded, depiction, inside: true",
     )  # fmt: skip
+    parser.add_argument("--width", type=positive, metavar="W", help="pixels (default: the model's)")
+    parser.add_argument("--height", type=positive, metavar="H", help="pixels (default: the model's)")
     add_common(parser, DEFAULT_MODEL)
-    parser.add_argument("--width", type=int, metavar="W", help="pixels (default: the model's)")
-    parser.add_argument("--height", type=int, metavar="H", help="pixels (default: the model's)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    targets = plan(args.output, args.count)
+    jobs = plan(args, f"{args.boxes.stem}.png", inputs=(str(args.boxes),))
     boxes = read_boxes(args.boxes)
-
-    from ppdiffusers import LDMLayoutToImagePipeline
-
     layout = json.dumps([{name: x for name, x in vars(box).items() if x is not False} for box in boxes])
-    draw(LDMLayoutToImagePipeline, targets, args, {"boxes": layout}, boxes=boxes, height=args.height, width=args.width)
-    return 0
+    return draw("LDMLayoutToImagePipeline", jobs, args, {"boxes": layout}, boxes=boxes, height=args.height,
+                width=args.width)  # fmt: skip
 
 
 def read_boxes(file: Path) -> List[LayoutBox]:
@@ -44,6 +49,8 @@ def read_boxes(file: Path) -> List[LayoutBox]:
     Raises:
         ValueError: not JSON, or no list of boxes.
     """
+    from ppdiffusers.layout import LayoutBox
+
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

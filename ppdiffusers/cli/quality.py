@@ -6,17 +6,17 @@ import argparse
 import inspect
 from typing import Any, Dict, Optional
 
+from ppdiffusers.cli.parsing import positive
 from ppdiffusers.quality import QUALITIES
 
 
-def add_options(parser: argparse.ArgumentParser, quality: Optional[str], steps: Optional[int] = None) -> None:
+def add_options(group: Any, quality: Optional[str], steps: Optional[int] = None) -> None:
     """The two options; where there is no default `quality`, the model's own scheduler takes `steps`."""
     usual = quality or f"the model's own scheduler, {steps} steps"
-    parser.add_argument(
-        "--quality", choices=QUALITIES, default=quality, help=f"scheduler, spacing and steps; default: {usual}"
-    )
-    parser.add_argument("--steps", type=int, metavar="N", help="default: those of the quality")
-    parser.set_defaults(usual_steps=steps)
+    group.add_argument("--quality", choices=QUALITIES, default=quality, metavar="Q",
+                       help=f"{', '.join(QUALITIES)}: scheduler and steps (default: {usual})")  # fmt: skip
+    group.add_argument("--steps", type=positive, metavar="N", help="denoising steps (default: those of the quality)")
+    group.set_defaults(usual_steps=steps)
 
 
 def choose(pipeline: Any, args: argparse.Namespace) -> int:

@@ -6,26 +6,27 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ppdiffusers.cli.sample import add_common, draw, plan
-from ppdiffusers.images import ImageError, open_image
+from ppdiffusers.cli.drawing import add_common, draw, plan
+from ppdiffusers.cli.parsing import add
 
 DEFAULT_MODEL = "CompVis/ldm-semantic-synthesis-512"
+PURPOSE = "paint a picture after a map of classes"
+EXAMPLES = """
+ppdiffusers synthesize labels.png --model ./semantic                  writes labels-picture.png beside it
+ppdiffusers synthesize labels.png -o landscapes/ --count 4 --model ./semantic
+"""
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("synthesize", help="paint a picture after a map of classes")
-    parser.add_argument("map", type=Path, metavar="MAP", help="a grey or palette picture: a pixel's value is its class")
+    parser = add(commands, "synthesize", PURPOSE, "MAP [-o OUT] [options]", EXAMPLES)
+    parser.add_argument("map", metavar="MAP", help="a grey or palette picture: a pixel's value is its class")
     add_common(parser, DEFAULT_MODEL)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    targets = plan(args.output, args.count)
-    if args.map.resolve() in (target.resolve() for target in targets):
-        raise ImageError(f"the output would overwrite the input {args.map}; name another file")
-    labels = open_image(args.map)
+    from ppdiffusers.images import open_image
 
-    from ppdiffusers import LDMSemanticSynthesisPipeline
-
-    draw(LDMSemanticSynthesisPipeline, targets, args, {}, segmentation=labels)
-    return 0
+    source = Path(args.map)
+    jobs = plan(args, f"{source.stem}-picture.png", inputs=(args.map,))
+    return draw("LDMSemanticSynthesisPipeline", jobs, args, {}, segmentation=open_image(args.map))

@@ -41,7 +41,6 @@ def _yaml() -> Any:
         import yaml
     except ImportError as error:
         raise ImportError(
-            f"yaml files need PyYAML, which cannot be imported ({error}); install the extra `convert`: "
-            'pip install "paddle-latent-diffusion[convert]"'
+            f"yaml files need PyYAML, which cannot be imported ({error}); install it: pip install pyyaml"
         ) from error
     return yaml

@@ -27,6 +27,7 @@ from ppdiffusers.inference.parts import Inputs, Part, parts_of
 from ppdiffusers.inference.programs import Program, as_float32, trace
 from ppdiffusers.inference.snapshot import Snapshot
 from ppdiffusers.inference.stand_in import StandIn
+from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.model import Model
 from ppdiffusers.threads import use_threads
 
@@ -137,7 +138,7 @@ class CompiledPart:
         except NoEngine as error:
             self.setup, self.reason = None, str(error)
             use_threads()
-            return self.part.function(self.owner.model, *tensors)
+            return runs_in_half(self.part.function)(self.owner.model, *tensors)
         self.setup, self.reason, self.seconds = runner.setup, None, runner.seconds
         return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
 
@@ -222,7 +223,7 @@ def run_layers(model: Any, part: Part, arrays: Dict[str, np.ndarray]) -> Arrays:
     """What the layers make of a part's inputs, as float32 arrays."""
     use_threads()
     with paddle.no_grad():
-        results = part.function(model, *(paddle.to_tensor(arrays[name]) for name in part.inputs))
+        results = runs_in_half(part.function)(model, *(paddle.to_tensor(arrays[name]) for name in part.inputs))
     if isinstance(results, tuple):
         return tuple(result.astype("float32").numpy() for result in results)
     return results.astype("float32").numpy()

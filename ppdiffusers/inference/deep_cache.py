@@ -15,6 +15,7 @@ from paddle import nn
 from ppdiffusers.inference.compiled import CompiledModel
 from ppdiffusers.inference.parts import Part, unet_inputs
 from ppdiffusers.inference.stand_in import StandIn
+from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.unet import UNet
 
 Layers = Sequence[Tuple[nn.Layer, int]]  # blocks, and which of their layers
@@ -55,7 +56,7 @@ class DeepCache(StandIn):
     def _run(self, part: Part, *tensors: Any) -> Any:
         if isinstance(self._unet, CompiledModel):
             return self._unet.part(part)(*tensors[: len(part.inputs)])
-        return part.function(self.model, *tensors)
+        return runs_in_half(part.function)(self.model, *tensors)
 
 
 def check_branch(unet: Any, branch: Any) -> None:

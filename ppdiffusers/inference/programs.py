@@ -19,6 +19,7 @@ import paddle
 
 from ppdiffusers.config import replacing
 from ppdiffusers.inference.parts import Inputs, Part
+from ppdiffusers.models.half_precision import HALF, in_float32
 
 _tracing = threading.RLock()  # paddle has one static mode for the whole process
 
@@ -93,6 +94,8 @@ def trace(model: Any, part: Part) -> Program:
     # not needed, as no branch in the layers depends on a tensor; and threads that begin meanwhile never leave the
     # static mode.
     main, startup = paddle.static.Program(), paddle.static.Program()
+    if any(tensor.dtype in HALF for tensor in model.parameters()):
+        model = in_float32(model)
     with _tracing, _static_mode_of_this_thread(), paddle.static.program_guard(main, startup):
         feeds = [paddle.static.data(name, shape, dtype) for name, (shape, dtype) in _feeds(part.inputs)]
         try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from types import MethodType
 from typing import Any, Callable, Dict, Iterator
 
 import paddle
 
 from ppdiffusers.inference.snapshot import is_known
+from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.model import Model
 
 
@@ -43,17 +43,25 @@ class StandIn:
         function = _entry(type(self.model), name)
         if function is None:
             return getattr(self.model, name)
-        return functools.partial(self._enter, name, MethodType(function, self))
+        return functools.partial(self._enter, name, function)
 
-    def _enter(self, name: str, with_replaced: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _enter(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`model.name(...)`, by its class's own function unless gradients are asked for or it is a user's."""
         model = self.model
         hooked = name == "forward" and (model._forward_pre_hooks or model._forward_post_hooks)
-        own = name not in vars(model) and is_known(getattr(with_replaced, "__module__", None) or "")
+        own = name not in vars(model) and is_known(getattr(function, "__module__", None) or "")
         if hooked or not own or _asks_for_gradients(args, kwargs):
             return (model if name == "forward" else getattr(model, name))(*args, **kwargs)
         with paddle.no_grad():
-            return with_replaced(*args, **kwargs)
+            return runs_in_half(functools.partial(self._run, function))(model, *args, **kwargs)
+
+    def _run(self, function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+        """A method of the model's class on this object, or on one around `model`, the same in float32."""
+        stand_in = self
+        if model is not self.model:
+            stand_in = object.__new__(type(self))
+            vars(stand_in).update(vars(self), model=model)
+        return function(stand_in, *args, **kwargs)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.model).__name__})"
@@ -65,7 +73,8 @@ def _entry(kind: type, name: str) -> Any:
         return None
     for cls in kind.__mro__[: kind.__mro__.index(Model)] if issubclass(kind, Model) else ():
         if name in vars(cls):
-            return vars(cls)[name] if callable(vars(cls)[name]) else None
+            function = vars(cls)[name]
+            return getattr(function, "__wrapped__", function) if callable(function) else None
     return None
 
 

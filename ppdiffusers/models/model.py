@@ -21,6 +21,7 @@ from ppdiffusers.checkpoints import (
 )
 from ppdiffusers.checkpoints.names import current_name
 from ppdiffusers.config import ConfigError, Configurable, PathLike
+from ppdiffusers.models.half_precision import runs_in_half
 
 SAFE_WEIGHTS = "diffusion_paddle_model.safetensors"
 PICKLED_WEIGHTS = "model_state.pdparams"
@@ -50,7 +51,11 @@ def dtype_name(dtype: Any) -> str:
 
 
 class Model(nn.Layer, Configurable):
-    """A Paddle layer that is described by a config and loads and saves itself."""
+    """A Paddle layer that is described by a config and loads and saves itself.
+
+    Its weights may be float32, float16 or bfloat16, loaded so or converted by `.to(dtype=...)`. On a CPU it computes
+    in float32 in any case, and returns float32 (see `half_precision`).
+    """
 
     # Names that this class's weights have in published folders, in order of preference.
     _weight_files: ClassVar[Tuple[str, ...]] = WEIGHT_FILES
@@ -58,6 +63,19 @@ class Model(nn.Layer, Configurable):
     _unused_weights: ClassVar[Tuple[str, ...]] = ()
     # Keys of published configs of which only this one value is supported; they are `_legacy_config_keys` too.
     _fixed_config_keys: ClassVar[Dict[str, Any]] = {}
+
+    # What is called on a model beside itself.
+    _entries: ClassVar[Tuple[str, ...]] = ("encode", "decode")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in cls._entries:
+            if name in cls.__dict__:
+                setattr(cls, name, runs_in_half(cls.__dict__[name]))
+
+    @runs_in_half
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return super().__call__(*inputs, **options)
 
     @classmethod
     def from_config(cls: Type[Self], config: Union[Mapping[str, Any], PathLike], **overrides: Any) -> Self:
@@ -201,7 +219,7 @@ def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str, disable_mm
     place = current_place()
     for name, parameter in parameters.items():
         weight = sources[name]
-        mapped = None if disable_mmap or not place.is_cpu_place() else _mapped(checkpoint, weight, dtype)
+        mapped = None if disable_mmap or not isinstance(place, paddle.CPUPlace) else _mapped(checkpoint, weight, dtype)
         if mapped is not None:
             parameter.get_tensor()._share_data_with(mapped.get_tensor())
         else:
@@ -264,8 +282,8 @@ def to_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _pending(value: paddle.Tensor, dtype: Any) -> Pending:
-    """`as_numpy`, when it is written: a saved model is not in memory twice."""
-    name = dtype_name(value.dtype if dtype is None else dtype)
+    """`as_numpy`, when it is written: a model that is saved is not in memory twice."""
+    name = str(value.dtype).rpartition(".")[2] if dtype is None else dtype_name(dtype)
     return Pending(name, tuple(value.shape), lambda: as_numpy(value, dtype))
 
 

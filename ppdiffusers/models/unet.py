@@ -79,12 +79,7 @@ class UNet(Model):
             timestep = paddle.to_tensor([timestep])
         timesteps = timestep.reshape([-1]).expand([sample.shape[0]])
         if isinstance(self.time_proj, nn.Embedding) and timesteps.is_floating_point():
-            if bool((timesteps != timesteps.round()).any()):
-                raise ValueError(
-                    f"timestep {timesteps.tolist()} lies between those that this model has learnt (time_embedding_type "
-                    "'learned'); take a scheduler without fractional timesteps"
-                )
-            timesteps = timesteps.astype("int64")
+            timesteps = self._looked_up(timesteps)
         temb = self.time_embedding(self.time_proj(timesteps).astype(sample.dtype))
         if self.class_embedding is not None:
             if class_labels is None:
@@ -95,6 +90,17 @@ class UNet(Model):
         elif class_labels is not None:
             raise ValueError("class_labels given, but this model has no classes (num_class_embeds)")
         return temb, timesteps
+
+    def _looked_up(self, timesteps: paddle.Tensor) -> paddle.Tensor:
+        """As the row numbers of a learned embedding; raises ValueError for what lies between two rows."""
+        for value in timesteps.tolist():
+            if value != int(value):
+                raise ValueError(
+                    f"timestep {value:g} is not an integer, and this U-Net looks timesteps up in a table "
+                    "(time_embedding_type 'learned'); set use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas "
+                    "and use_lu_lambdas to False, and with Euler or LMS timestep_spacing to 'leading' or 'trailing'"
+                )
+        return timesteps.astype("int64")
 
     def _check_size(self, sample: paddle.Tensor) -> None:
         multiple = 2 ** (len(self.config.block_out_channels) - 1)

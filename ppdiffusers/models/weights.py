@@ -18,6 +18,7 @@ _WORD = 4  # bytes
 _PLACES = 4  # of a tensor that are looked at, its ends among them; each may cost a page
 _SAMPLE = 64  # words of a tensor that are looked at; one that has no more is looked at whole
 _PAGEOUT = 21  # MADV_PAGEOUT of Linux 5.4, which Python's mmap does not name
+_share_data = getattr(_C_ops, "share_data", None)
 
 
 class _Memory:
@@ -42,8 +43,9 @@ def weights_state(layer: nn.Layer) -> Tuple[Any, ...]:
     Takes about 0.4 ms for 150 weights and 1.9 ms for 700, and looks at four pages of a large one. Other threads may
     use and change the layer meanwhile: no memory is read that could be freed.
     """
-    tensors = _tensors(layer)
-    held = [_hold(tensor) for tensor in tensors]
+    tensors = tensors_of(layer)
+    with paddle.no_grad():
+        held = [_hold(tensor) for tensor in tensors]
     versions = [tensor.inplace_version for tensor in tensors]
     types = [tensor.dtype for tensor in held]
     shapes = [tensor.shape for tensor in held]
@@ -56,13 +58,12 @@ def _hold(tensor: paddle.Tensor) -> paddle.Tensor:
     `detach()` is no such thing: where the first is moved, by `.to(dtype)` for one, it follows. `share_data` takes half
     the time of `view_dtype`, but paddle 2 lacks it, and it makes its argument contiguous.
     """
-    with paddle.no_grad():
-        if tensor.is_contiguous() and hasattr(_C_ops, "share_data"):
-            return _C_ops.share_data(tensor)
-        return _C_ops.view_dtype(tensor, tensor.dtype)
+    if _share_data is not None and tensor.is_contiguous():
+        return _share_data(tensor)
+    return _C_ops.view_dtype(tensor, tensor.dtype)
 
 
-def _tensors(layer: nn.Layer) -> List[paddle.Tensor]:
+def tensors_of(layer: nn.Layer) -> List[paddle.Tensor]:
     """Parameters and buffers that have memory; `nn.Layer`'s own iterators, which make names, take ten times as long."""
     layers: List[Optional[nn.Layer]] = [layer]
     found: List[Optional[paddle.Tensor]] = []

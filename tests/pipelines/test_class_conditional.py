@@ -227,7 +227,7 @@ def test_the_command(pipeline, tmp_path, capsys):
         ([], "0 ... 4 with --class"),
         (["--class", "1,9"], "no 9"),
         (["--class", 1, "--guidance", "nan"], "nan"),
-        (["--class", 1, "--count", 0], "--count 0"),
+        (["--class", 1, "--count", 0], "--count: '0'"),
     ],
 )
 def test_errors_of_the_command_are_one_line(pipeline, tmp_path, capsys, arguments, message):
