@@ -304,9 +304,9 @@ class ExportedPart:
 
     def _start(self, setup: Setup) -> Any:
         use_threads()
+        program = load_program(self.files.program)
+        arrays = map_parameters(program, self.files.parameters)  # raises; Paddle would run with a file that is cut
         if setup.engine == "onednn":
-            program = load_program(self.files.program)
-            arrays = map_parameters(program, self.files.parameters)
             weights = onednn.Weights(
                 {name: functools.partial(np.array, array) for name, array in arrays.items()},
                 onednn.FP32 if setup.precision == "fp32" else onednn.BF16,
@@ -326,8 +326,9 @@ def map_parameters(program: Any, file: Path) -> Dict[str, np.ndarray]:
     """
     results = [op.result(0) for op in program.global_block().ops if op.name() == "builtin.parameter"]
     shapes = {value.name: list(value.shape) for value in results}
-    data, offset, arrays = np.memmap(file, np.uint8, "r"), 0, {}
+    offset, arrays = 0, {}
     try:
+        data = np.memmap(file, np.uint8, "r")
         for name in sorted(shapes):
             _, levels, _, described = struct.unpack_from("<IQIi", data, offset)
             offset += 20 + described

@@ -235,9 +235,13 @@ class UNet2DConditionModel(UNet):
 
     @property
     def _reads_condition(self) -> bool:
-        """Whether any block attends to the condition; the config may leave all of them without."""
-        blocks = [*self.down_blocks, *self.up_blocks, *([] if self.mid_block is None else [self.mid_block])]
-        return any(getattr(block, "cross_attention", False) for block in blocks)
+        """Whether any block attends to the condition; the config may leave all of them without.
+
+        An exported model, which has no blocks, asks this too.
+        """
+        config = self.config
+        kinds = (*config.down_block_types, config.mid_block_type or "", *config.up_block_types)
+        return any("CrossAttn" in kind for kind in kinds)
 
     def _check_condition(self, sample: paddle.Tensor, condition: Optional[paddle.Tensor]) -> None:
         width = self.config.cross_attention_dim
