@@ -12,7 +12,7 @@ import pytest
 from ppdiffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
 from ppdiffusers.inference import compile_model
 from ppdiffusers.inference.engines import OneDNNEngine, Setup, has_bfloat16, relative_error, setups
-from ppdiffusers.inference.onednn import FP32, Arena, Weights, is_there, library, make_plan, operators, planner
+from ppdiffusers.inference.onednn import BF16, FP32, Arena, Weights, is_there, library, make_plan, operators, planner
 from ppdiffusers.inference.onednn import plan as onednn_plan
 from ppdiffusers.inference.onednn.plan import Buffer, _place, _reshaped_strides
 from ppdiffusers.inference.parts import parts_of
