@@ -14,7 +14,7 @@ def add_options(group: Any) -> None:
     group.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), metavar="P",
                        help="fp32, bf16, or auto: bf16 if that is fast here (default)")  # fmt: skip
     group.add_argument(
-        "--threads", type=positive, metavar="N", help="default: PPDIFFUSERS_THREADS, or all physical cores"
+        "--threads", type=positive, metavar="N", help="default: PPDIFFUSERS_THREADS, OMP_NUM_THREADS, or all cores"
     )
 
 

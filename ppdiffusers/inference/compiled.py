@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from pathlib import Path
@@ -29,6 +30,7 @@ from ppdiffusers.inference.snapshot import Snapshot
 from ppdiffusers.inference.stand_in import StandIn
 from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.model import Model
+from ppdiffusers.models.weights import give_back_pages
 from ppdiffusers.threads import use_threads
 
 logger = logging.getLogger("ppdiffusers")
@@ -213,10 +215,31 @@ class _Moment:
         if precision not in self._weights:
             tensors = {tensor.name: tensor for tensor in self.snapshot.tensors}
             self._weights[precision] = onednn.Weights(
-                {name: as_float32(tensor) for name, tensor in tensors.items()},
+                {name: functools.partial(as_float32, tensor) for name, tensor in tensors.items()},
                 onednn.FP32 if precision == "fp32" else onednn.BF16,
+                _Released(tensors),
             )
         return self._weights[precision]
+
+
+class _Released:
+    """Gives the pages of mapped weights back when kernels have copies of some `_AT_ONCE` bytes of them.
+
+    Args:
+        tensors: by the names that this is called with.
+    """
+
+    _AT_ONCE = 1 << 26
+
+    def __init__(self, tensors: Dict[str, paddle.Tensor]):
+        self._tensors = tensors
+        self._waiting: Dict[str, paddle.Tensor] = {}
+
+    def __call__(self, name: str) -> None:
+        self._waiting[name] = self._tensors[name]
+        if sum(tensor.size * tensor.element_size() for tensor in self._waiting.values()) > self._AT_ONCE:
+            give_back_pages(self._waiting.values())
+            self._waiting.clear()
 
 
 def run_layers(model: Any, part: Part, arrays: Dict[str, np.ndarray]) -> Arrays:

@@ -49,11 +49,11 @@ class DeepCache(StandIn):
         whole = self._step % self._interval == 0
         self._step += 1
         if not whole:
-            return self._run(shallow_part(self.model, self._branch), self._deep, *tensors)
-        prediction, self._deep = self._run(whole_part(self.model, self._branch), *tensors)
+            return self._run_part(shallow_part(self.model, self._branch), self._deep, *tensors)
+        prediction, self._deep = self._run_part(whole_part(self.model, self._branch), *tensors)
         return prediction
 
-    def _run(self, part: Part, *tensors: Any) -> Any:
+    def _run_part(self, part: Part, *tensors: Any) -> Any:
         if isinstance(self._unet, CompiledModel):
             return self._unet.part(part)(*tensors[: len(part.inputs)])
         return runs_in_half(part.function)(self.model, *tensors)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ppdiffusers.inference import gpu, onednn
 from ppdiffusers.inference.parts import Inputs
-from ppdiffusers.threads import get_num_threads, use_threads
+from ppdiffusers.threads import get_num_threads
 
 logger = logging.getLogger("ppdiffusers")
 
@@ -99,25 +99,23 @@ class OneDNNEngine:
         weights: may be shared by engines of the same model and precision.
     """
 
-    _arena = onednn.Arena()
-    _lock = threading.Lock()  # the arena is for one at a time, and each computes with all cores
+    _arena = onednn.Arena()  # of all plans in the process, of which one runs at a time, with all cores
 
     def __init__(self, program: Any, weights: onednn.Weights):
         self._program = program
         self._weights = weights
         self._plans: Dict[Any, onednn.Plan] = {}
-        self._threads = get_num_threads()
+        self._lock = threading.Lock()  # of the plans
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
         shapes = {name: array.shape for name, array in arrays.items()}
         key = tuple(sorted(shapes.items()))
         with self._lock:
-            use_threads(self._threads)
             found = self._plans.pop(key, None) or onednn.make_plan(self._program, self._weights, shapes, self._arena)
             self._plans[key] = found  # the latest at the end
             while len(self._plans) > _PLANS:
                 del self._plans[next(iter(self._plans))]
-            return _one_or_all(found.run(arrays))
+        return _one_or_all(found.run(arrays))
 
 
 def _one_or_all(arrays: List[np.ndarray]) -> Arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import threading
 import zipfile
@@ -307,7 +308,7 @@ class ExportedPart:
         arrays = map_parameters(program, self.files.parameters)  # raises; Paddle would run with a file that is cut
         if setup.engine == "onednn":
             weights = onednn.Weights(
-                {name: np.array(array) for name, array in arrays.items()},
+                {name: functools.partial(np.array, array) for name, array in arrays.items()},
                 onednn.FP32 if setup.precision == "fp32" else onednn.BF16,
             )
             return OneDNNEngine(program, weights)

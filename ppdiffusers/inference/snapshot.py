@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional
 
 from paddle import nn
 
-from ppdiffusers.models.weights import weights_state
+from ppdiffusers.models.weights import tensors_of, weights_state
 
 _KNOWN = ("paddle", "ppdiffusers", "abc", "typing")  # packages whose layers do nothing but compute
 _HOOKS = ("_forward_pre_hooks", "_forward_post_hooks")
@@ -31,7 +31,7 @@ class Snapshot:
         self._types = list(map(type, self.layers))
         self._classes = {cls: dict(vars(cls)) for kind in set(self._types) for cls in _own_classes(kind)}
         self._members_then = self._members()
-        self.tensors = [*model.parameters(), *model.buffers()]
+        self.tensors = tensors_of(model)
         self.weights = weights_state(model)
 
     def _members(self) -> List[int]:

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import math
 import mmap
+import os
 import sys
 from pathlib import Path
 from typing import Any, Iterable, List, Optional, Sequence, Tuple
@@ -17,7 +18,7 @@ from paddle import _C_ops, nn
 _WORD = 4  # bytes
 _PLACES = 4  # of a tensor that are looked at, its ends among them; each may cost a page
 _SAMPLE = 64  # words of a tensor that are looked at; one that has no more is looked at whole
-_PAGEOUT = 21  # MADV_PAGEOUT of Linux 5.4, which Python's mmap does not name
+_DONTNEED = 4  # MADV_DONTNEED: the pages go, and come from the file again
 _share_data = getattr(_C_ops, "share_data", None)
 
 
@@ -114,31 +115,48 @@ def _spread(count: np.ndarray) -> np.ndarray:
 
 
 def give_back_pages(tensors: Iterable[paddle.Tensor]) -> None:
-    """Tell the system that weights which lie over a file's pages are not needed for now (`MADV_PAGEOUT`).
+    """Tell the system that weights which lie over a file's pages are not needed for now.
 
-    For an engine that has made its own copy of them. Their memory is free at once, values and private changes stay as
-    they are: pages come back from the file when they are looked at next, at the speed of the disk since they leave
-    the page cache too, and pages that were written stay. Tensors in ordinary memory, and systems without this call,
-    are passed over silently. Pages that another process has mapped too, or that are not on the disk yet, stay, and so
-    do the few that `weights_state` looks at, lest it wait for the disk.
+    For an engine that has made its own copy of them. Their memory is free at once, and values and private changes stay
+    as they are: pages that were written are left alone (the system says which these are), and the others come back
+    from the file, as a rule from the page cache, when they are looked at next. Tensors in ordinary memory, and systems
+    without these calls, are passed over silently; so are the few pages that `weights_state` looks at.
     """
     if sys.platform != "linux":
         return
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes, madvise.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), ctypes.c_int
-    maps = _private_file_maps()
-    for tensor in tensors:
-        if not tensor._is_initialized() or not tensor.place.is_cpu_place():
-            continue
-        start = tensor.data_ptr()
-        stop = start + math.prod(tensor.shape) * tensor.element_size()
-        if any(begin <= start < stop <= end for begin, end in maps):
-            looked_at = start + _WORD * _spread(np.array((stop - start) // _WORD))[:: _SAMPLE // _PLACES]
-            pages = looked_at // mmap.PAGESIZE * mmap.PAGESIZE
-            for page, following in zip(pages, pages[1:]):
-                between = int(page) + 2 * mmap.PAGESIZE  # a run may reach into the next page
-                if between < following:
-                    madvise(between, int(following) - between, _PAGEOUT)
+    try:
+        maps = _private_file_maps()
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            for tensor in tensors:
+                if not tensor._is_initialized() or not tensor.place.is_cpu_place():
+                    continue
+                start = tensor.data_ptr()
+                stop = start + math.prod(tensor.shape) * tensor.element_size()
+                if any(begin <= start < stop <= end for begin, end in maps):
+                    for first, last in _unwritten(pagemap.fileno(), start, stop):
+                        madvise(first, last - first, _DONTNEED)
+    except OSError:  # of a system that does not tell
+        pass
+
+
+def _unwritten(pagemap: int, start: int, stop: int) -> List[Tuple[int, int]]:
+    """Address ranges of whole pages within `start` ... `stop` that are the file's, but for those that are sampled.
+
+    A 64-bit entry a page has bit 63 where it is in memory, and bit 61 where it belongs to a file: one that this process
+    has written to is its own, and has it not (`Documentation/admin-guide/mm/pagemap.rst` of Linux).
+    """
+    page = mmap.PAGESIZE
+    first, last = -(-start // page), stop // page
+    if last <= first:
+        return []
+    entries = np.frombuffer(os.pread(pagemap, 8 * (last - first), 8 * first), np.uint64)
+    free = (entries >> np.uint64(63)).astype(bool) & ((entries >> np.uint64(61)) & np.uint64(1)).astype(bool)
+    sampled = (start + _WORD * _spread(np.array((stop - start) // _WORD))) // page - first
+    free[sampled[(sampled >= 0) & (sampled < len(free))]] = False
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], free, [False]]).astype(np.int8)))
+    return [(int(first + a) * page, int(first + b) * page) for a, b in edges.reshape(-1, 2)]
 
 
 def _private_file_maps() -> List[Tuple[int, int]]:

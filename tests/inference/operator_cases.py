@@ -447,35 +447,31 @@ TABLE: Dict[str, Dict[str, Case]] = {
 
 
 class _Layer(nn.Layer):
-    def __init__(self, case: Case, weights):
+    def __init__(self, compute, weights):
         super().__init__()
-        self.case = case
+        self.compute = compute
         self.held = nn.ParameterList(
             [self.create_parameter(w.shape, default_initializer=nn.initializer.Assign(w)) for w in weights]
         )
 
     def forward(self, x, y=None, z=None):  # paddle traces no star
         inputs = [each for each in (x, y, z) if each is not None]
-        return self.case.compute(*inputs, *self.held)
+        return self.compute(*inputs, *self.held)
 
 
-def program(case: Case, inputs, weights):
-    """As it is compiled, with an open batch of tokens; and its weights by name."""
+def program(compute, sizes, weights, dtypes=None):
+    """As it is compiled, for inputs x0, x1, ... of these sizes, of which -1 is open; and what gives its weights."""
     from paddle.static.pir_io import normalize_pir_program
 
-    layer = _Layer(case, weights)
+    layer = _Layer(compute, weights)
     layer.eval()
-    specs = [
-        paddle.static.InputSpec(
-            [-1, *array.shape[1:]] if i == 0 and array.ndim == 3 else array.shape, array.dtype, f"x{i}"
-        )
-        for i, array in enumerate(inputs)
-    ]
+    dtypes = dtypes or ["float32"] * len(sizes)
+    specs = [paddle.static.InputSpec(size, dtype, f"x{i}") for i, (size, dtype) in enumerate(zip(sizes, dtypes))]
     traced = paddle.jit.to_static(layer.forward, input_spec=specs, full_graph=True).concrete_program
     feeds = [op.result(0) for op in traced.main_program.global_block().ops if op.name() == "pd_op.data"]
     with paddle.pir_utils.IrGuard():
         made = normalize_pir_program(traced.main_program, feeds, list(traced.outputs))
-    return made, {value.name: tensor.numpy() for tensor, value in zip(*traced.parameters)}
+    return made, {value.name: tensor.numpy for tensor, value in zip(*traced.parameters)}
 
 
 def _recording(table, seen):
@@ -503,8 +499,9 @@ def main() -> None:
                 for each in case.inputs
             ]
             weights = [draw.standard_normal(shape).astype("float32") for shape in case.weights]
+            sizes = [[-1, *x.shape[1:]] if i == 0 and x.ndim == 3 else x.shape for i, x in enumerate(inputs)]
             try:
-                made, named = program(case, inputs, weights)
+                made, named = program(case.compute, sizes, weights, [x.dtype for x in inputs])
             except Exception as error:
                 wrong.append(f"{operator}, {title}: is not traced: {str(error)[-200:]}")
                 continue

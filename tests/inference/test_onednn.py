@@ -1,17 +1,22 @@
 """Plans for oneDNN: views, places in memory, attention in blocks, kernels that are fast, and ways out."""
 
-import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
+import openmp
 import paddle
 import pytest
 
 from ppdiffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
 from ppdiffusers.inference import compile_model
 from ppdiffusers.inference.engines import OneDNNEngine, Setup, has_bfloat16, relative_error, setups
-from ppdiffusers.inference.onednn import is_there, library, operators, planner
+from ppdiffusers.inference.onednn import FP32, Arena, Weights, is_there, library, make_plan, operators, planner
+from ppdiffusers.inference.onednn import plan as onednn_plan
 from ppdiffusers.inference.onednn.plan import Buffer, _place, _reshaped_strides
-from ppdiffusers.inference.programs import cached_program, weights
+from ppdiffusers.inference.parts import parts_of
+from ppdiffusers.inference.programs import trace
 
 pytestmark = pytest.mark.skipif(
     not hasattr(paddle, "pir_utils") or not is_there(), reason="this paddle writes no programs, or carries no oneDNN"
@@ -45,13 +50,6 @@ BUILD = {
 METHODS = {"unet": "_network", "text": "_network", "vq": "_to_pixels", "kl": "_to_moments"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MODEL_ZOO_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
-
-
 @pytest.fixture(scope="module", params=BUILD)
 def case(request):
     """A model, the method that is compiled, and its program."""
@@ -59,20 +57,19 @@ def case(request):
     model = BUILD[request.param]()
     model.eval()
     method = METHODS[request.param]
-    return model, method, cached_program(model, method, model._programs()[method])
+    return model, method, trace(model, parts_of(model)[method])
 
 
 def engine(case, precision="fp32"):
-    model, _, program = case
-    state = weights(model)
-    arrays = {name: state[key].numpy() for name, key in program.parameters.items()}
-    return OneDNNEngine(program.load(), arrays, Setup("onednn", precision))
+    program = case[2]
+    arrays = {name: tensor.numpy for name, tensor in program.parameters.items()}
+    return OneDNNEngine(program.ir, Weights(arrays, FP32 if precision == "fp32" else BF16))
 
 
 def inputs(case, batch=1, side=16, seed=0):
     draw = np.random.default_rng(seed)
     model, method, _ = case
-    shapes = {name: shape for name, (shape, _) in model._programs()[method].items()}
+    shapes = {name: shape for name, (shape, _) in parts_of(model)[method].inputs.items()}
     full = {}
     for name, shape in shapes.items():
         free = iter([batch, side, side + 4] if len(shape) == 4 else [batch, 5])
@@ -107,11 +104,7 @@ def test_bfloat16_is_near_and_needs_half_the_weights(case):
     single, half = engine(case), engine(case, "bf16")
     worst, rms = relative_error(single(arrays), half(arrays))
     assert 1e-6 < rms < 0.02 and worst < 0.1
-
-    def size(run):
-        return sum(each.buffer.bytes for known in run._weights._prepared.values() for each in known)
-
-    assert size(half) < 0.6 * size(single)
+    assert half._weights.bytes < 0.6 * single._weights.bytes
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -124,28 +117,103 @@ def test_every_kernel_is_a_fast_one(case, precision, batch):
     assert slow == [] and len(plan._steps) > 30
 
 
-def test_weights_that_kernels_have_taken_over_are_given_up(case):
+def test_weights_are_prepared_once_for_the_plans_that_need_them(case):
+    """Read when a layout is wanted and released at once; shared by sizes; gone with their last plan."""
+    program = case[2]
+    events, given = [], weakref.WeakValueDictionary()
+
+    def source(name, tensor):
+        def read():
+            array = np.array(tensor.numpy())
+            events.append(("read", name))
+            given[len(events)] = array
+            return array
+
+        return read
+
+    def released(name):
+        events.append(("released", name))
+        assert not [array for array in given.values() if array.ndim > 1]
+
+    readers = {name: source(name, tensor) for name, tensor in program.parameters.items()}
+    held, arena = Weights(readers, FP32, released), Arena()
+    shapes = {name: array.shape for name, array in inputs(case, 1, 32).items()}
+    other = {name: array.shape for name, array in inputs(case, 2, 32).items()}
+    first = make_plan(program.ir, held, shapes, arena)
+    assert {name for _, name in events} == set(program.parameters)
+    reads, releases = ([name for kind, name in events if kind == each] for each in ("read", "released"))
+    assert sorted(reads) == sorted(releases) and list(given.values()) == []
+    alone, read = held.bytes, len(events)
+    matrices = sum(4 * tensor.size for tensor in program.parameters.values() if tensor.ndim > 1)
+    assert alone >= matrices
+    again = make_plan(program.ir, held, shapes, arena)
+    assert held.bytes == alone and len(events) == read
+    second = make_plan(program.ir, held, other, arena)
+    assert held.bytes < 1.5 * alone
+    del first, again
+    assert held.bytes <= 1.1 * alone
+    del second
+    assert held.bytes == 0
+    arrays = inputs(case, 1, 32)
+    plan = make_plan(program.ir, held, shapes, arena)
+    assert held.bytes == alone and relative_error(wanted(case, arrays), plan.run(arrays)[0])[0] < 1e-5
+
+
+def in_threads(functions):
+    """What they return, run at once, each in a thread; or the first error."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return [each.result() for each in [pool.submit(function) for function in functions]]
+
+
+def test_threads_with_many_sizes_compute_what_one_does(case):
+    """Two engines; more sizes than an engine keeps plans of, so that some plan while others run."""
+    asked = [inputs(case, batch, side) for batch, side in [(1, 8), (2, 8), (1, 16), (1, 24), (3, 8)]]
+    alone = [engine(case)(arrays) for arrays in asked]
+    runs = engine(case), engine(case)
+
+    def work(seed):
+        order = np.random.default_rng(seed).permutation(len(asked))
+        return [np.array_equal(runs[seed % 2](asked[i]), alone[i]) for i in order]
+
+    assert in_threads([partial(work, seed) for seed in range(8)]) == [[True] * 5] * 8
+
+
+def test_kernels_are_planned_for_as_many_threads_as_run_them(case, monkeypatch):
+    """Whatever was chosen between the two, and in whichever thread."""
+    seen = []
+    openmp.threads_here()  # skips here, if at all
+    for function in (onednn_plan.Steps.add, onednn_plan.Primitive.__call__):
+
+        def watched(*arguments, function=function):
+            seen.append(openmp.threads_here())
+            return function(*arguments)
+
+        where = onednn_plan.Steps if function.__name__ == "add" else onednn_plan.Primitive
+        monkeypatch.setattr(where, function.__name__, watched)
+    for count in (3, 2):
+        monkeypatch.setenv("PPDIFFUSERS_THREADS", str(count))
+        run = engine(case)
+        in_threads([partial(run, inputs(case, 1, 8))])
+        monkeypatch.setenv("PPDIFFUSERS_THREADS", "5")
+        in_threads([partial(run, inputs(case, 1, 8))])
+        assert set(seen) == {count} and len(seen) > 100
+        seen.clear()
+
+
+def test_a_plan_tells_what_its_steps_cost(case):
+    arrays = inputs(case)
+    shapes = {name: array.shape for name, array in arrays.items()}
     run = engine(case)
-    run(inputs(case))
-    doubled = {name for name, form in run._weights._prepared if form == "doubling"}
-    matrices = {name for name, array in run._weights.raw.items() if array.ndim > 1}
-    assert matrices <= doubled and len(run._weights._prepared) > 10
-
-
-def test_threads_share_the_arena_one_after_the_other(case):
-    runs, asked = [engine(case) for _ in range(4)], [inputs(case, 1, 16, seed) for seed in range(4)]
-    alone = [run(arrays) for run, arrays in zip(runs, asked)]
-    equal = []
-
-    def work(run, arrays, result):
-        equal.extend(np.array_equal(run(arrays), result) for _ in range(5))
-
-    threads = [threading.Thread(target=work, args=each) for each in zip(runs, asked, alone)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert equal == [True] * 20
+    plan = make_plan(run._program, run._weights, shapes, Arena())
+    before = plan.run(arrays)[0]
+    lines = plan.describe(arrays).splitlines()
+    assert len(lines) == len(plan._steps) + 2
+    assert any("conv2d + add" in line and "conv" in line.split(" + add")[1] for line in lines)
+    assert abs(sum(float(line.rsplit(None, 1)[1].rstrip("%")) for line in lines[1:-1]) - 100) < 10
+    milliseconds = sum(float(line.split()[-2]) for line in lines[1:-1])
+    assert milliseconds == pytest.approx(float(lines[-1].split()[0]), rel=0.02, abs=0.2)
+    assert f"{plan.bytes / 1e6:.1f} MB of the arena" in lines[-1]
+    assert np.array_equal(plan.run(arrays)[0], before)
 
 
 def test_views_agree_with_numpy():
@@ -188,9 +256,9 @@ def test_operators_without_a_translation_go_to_the_next_engine(monkeypatch, capl
     latents = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 8, 8]).astype("float32"))
     with paddle.no_grad():
         wanted = model.decode(latents)[0].numpy()
-        compile_model(model, "auto", "fp32")
-        got = model.decode(latents)[0].numpy()
-    assert model.__dict__["_to_pixels"].setup == Setup("inference", "fp32")
+        compiled = compile_model(model, "auto", "fp32")
+        got = compiled.decode(latents)[0].numpy()
+    assert compiled._to_pixels.setup == Setup("inference", "fp32")
     assert "not made of pd_op.group_norm" in caplog.text
     assert relative_error(wanted, got)[0] < 1e-4
 
@@ -202,16 +270,17 @@ def test_a_size_without_a_fast_kernel_goes_to_the_next_engine(monkeypatch, caplo
     sample = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 16, 16]).astype("float32"))
     with paddle.no_grad():
         wanted = model(sample, 3)[0].numpy()
-        compile_model(model, "auto", "fp32")
-        model(sample, 3)
-        assert model.__dict__["_network"].setup.engine == "onednn"
+        compiled = compile_model(model, "auto", "fp32")
+        compiled(sample, 3)
+        assert compiled._network.setup.engine == "onednn"
         monkeypatch.setattr(library.Kernel, "slow", True)
         monkeypatch.setattr("ppdiffusers.inference.onednn.plan._MOST_BY_LOOPS", 100)
         wide = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 16, 20]).astype("float32"))
-        model(wide, 3)
+        compiled(wide, 3)
         assert "no fast kernel for a result of the shape" in caplog.text
-        assert model.__dict__["_network"].setup == Setup("inference", "fp32")
-        assert relative_error(wanted, model(sample, 3)[0].numpy())[0] < 1e-5
+        assert compiled._network.setup == Setup("inference", "fp32")
+        assert relative_error(wanted, compiled(sample, 3)[0].numpy())[0] < 1e-5
+        assert compiled._network.setup.engine == "onednn"  # other sizes keep it
 
 
 def test_a_paddle_without_the_library(monkeypatch, tmp_path):

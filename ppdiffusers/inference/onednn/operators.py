@@ -41,8 +41,7 @@ _STATISTICS = (library.MEAN, library.VARIANCE)
 
 
 def _parameter(plan: Planner, attrs: Dict[str, Any]) -> Parameter:
-    name = attrs["parameter_name"]
-    return Parameter(name, plan.weights.shape(name))
+    return Parameter(attrs["parameter_name"], tuple(attrs["shape"]))
 
 
 def _data(plan: Planner, attrs: Dict[str, Any]) -> Any:
@@ -232,6 +231,7 @@ def _attention(plan: Planner, attrs: Dict[str, Any], scores: Scores, value: Tens
     else:
         heads = list(np.ndindex(*lead))
         shape = (*(1 for _ in lead), max(1, min(rows, plan.scores_at_once // columns)), columns)
+    plan.scores_held = max(plan.scores_held, prod(shape))
     room = plan.steps.allocate(shape, FP32, range(rank))
     weights = room if plan.dtype == FP32 else plan.steps.allocate(shape, plan.dtype, range(rank))
     for head in heads:

@@ -29,6 +29,7 @@ from ppdiffusers.inference.onednn.library import (
     PostOp,
     Primitive,
 )
+from ppdiffusers.threads import get_num_threads, use_threads
 
 _ALIGNMENT = 64  # bytes
 _LEFT_FREE = 64 << 20  # bytes that must be there besides an arena: for code of kernels, results, and others
@@ -233,7 +234,8 @@ class Steps:
 
 
 class Plan:
-    """Steps that can be run, in an arena that they need `bytes` of.
+    """Steps that can be run, in an arena that they need `bytes` of, by as many threads as they were made for: kernels
+    and their scratchpads are cut for these.
 
     Args:
         inputs, outputs: of float32.
@@ -257,6 +259,7 @@ class Plan:
             _give_scratchpad(step)
         self.bytes = _place(self._lifetimes())
         self._arena = arena
+        self._threads = get_num_threads()
         self._address = 0  # that the calls are for
         self._calls: List[Callable[[], None]] = []
         with arena.lock:
@@ -291,6 +294,7 @@ class Plan:
             return [tensor.array(self._address).copy() for tensor in self.outputs]
 
     def _begin(self, arrays: Mapping[str, np.ndarray]) -> None:
+        use_threads(self._threads)
         address = self._arena.reserve(self.bytes)
         for name, integers in self.integers.items():
             integers[...] = arrays[name]

@@ -20,6 +20,7 @@ from ppdiffusers.inference.onednn.library import SRC, SRC_1, WEIGHTS, Descriptor
 from ppdiffusers.inference.onednn.operators import OPERATORS, scores
 from ppdiffusers.inference.onednn.plan import Arena, Plan, Post, Step, Steps, Tensor, Together, enough_memory
 from ppdiffusers.inference.onednn.values import Doubled, Parameter, Repeated, UnsupportedOperator, Weights, is_constant
+from ppdiffusers.threads import use_threads
 
 logger = logging.getLogger("ppdiffusers")
 
@@ -36,21 +37,22 @@ def make_plan(program: Any, weights: Weights, shapes: Mapping[str, Tuple[int, ..
         OneDNNError: oneDNN has no kernel for something.
     """
     operators = _vectors_first(list(program.global_block().ops))
-    for scores_at_once in SCORES_AT_ONCE:
-        planner = Planner(weights, shapes, operators, scores_at_once)
-        with enough_memory():
+    attempts: List[Planner] = []  # kept until the end: the next one uses the weights that were prepared
+    at_once = SCORES_AT_ONCE[0]
+    use_threads()
+    with weights.lock, enough_memory():
+        while True:
+            planner = Planner(weights, shapes, operators, at_once)
+            attempts.append(planner)
             for op in operators:
                 planner.translate(op)
             try:
-                plan = Plan(planner.steps, planner.inputs, planner.integers, planner.outputs, arena)
+                return Plan(planner.steps, planner.inputs, planner.integers, planner.outputs, arena)
             except NotEnoughMemory as error:
-                if scores_at_once == SCORES_AT_ONCE[-1]:
+                at_once = next((fewer for fewer in SCORES_AT_ONCE if fewer < planner.scores_held), 0)
+                if not at_once:
                     raise
                 logger.info("%s; attention is computed in smaller blocks", error)
-                continue
-        weights.give_up()
-        return plan
-    raise AssertionError("unreachable")
 
 
 def _vectors_first(operators: List[Any]) -> List[Any]:
@@ -75,6 +77,7 @@ class Planner:
     ):
         self.weights, self.shapes = weights, shapes
         self.dtype, self.scores_at_once = weights.dtype, scores_at_once
+        self.scores_held = 0  # at once, in fact
         self.steps = Steps()
         self.inputs: Dict[str, Tensor] = {}
         self.integers: Dict[str, np.ndarray] = {}
@@ -103,10 +106,13 @@ class Planner:
         translate = FOLDED[name] if constant else OPERATORS.get(name)
         if translate is None:
             raise UnsupportedOperator(f"oneDNN plans are not made of {op.name()}")
+        attrs = op.attrs()
+        if name == "parameter":
+            attrs["shape"] = op.result(0).shape
         if name == "matmul" and results[0] in self.scores and isinstance(sources[1], Tensor):
-            made: Any = scores(self, op.attrs(), *sources)
+            made: Any = scores(self, attrs, *sources)
         else:
-            made = translate(self, op.attrs(), *sources)
+            made = translate(self, attrs, *sources)
         for result, value in zip(results, made if isinstance(made, tuple) else (made,)):
             self.values[result] = value
 

@@ -3,15 +3,17 @@ which the next operator knows a better way to compute."""
 
 from __future__ import annotations
 
+import threading
+import weakref
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ppdiffusers.inference.onednn import library
-from ppdiffusers.inference.onednn.library import DST, FP32, SRC, Descriptor, Memory, Primitive
-from ppdiffusers.inference.onednn.plan import Buffer, Tensor
+from ppdiffusers.inference.onednn.library import DST, FP32, SCRATCHPAD, SRC, Descriptor, Memory, Primitive
+from ppdiffusers.inference.onednn.plan import Buffer, Tensor, enough_memory
 
 NUMPY_TYPES = {"FLOAT32": np.float32, "FLOAT64": np.float64, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
 AS_IT_IS = "as it is"  # form of most weights
@@ -77,52 +79,80 @@ class Scores:
 
 
 class Weights:
-    """The weights of a program, in the layouts that kernels ask for. Those that are only needed so are given up.
+    """The weights of a program, in the layouts that kernels ask for.
+
+    What has been prepared for a kernel is shared by all plans whose kernels ask for the same, and goes with the last of
+    them. The arrays that it is made of are asked for when they are needed, and not kept.
 
     Args:
-        parameters: float32 arrays by their names in the program.
+        parameters: gives, by the name in the program, a function that returns the weight in float32.
         dtype: of the kernels.
+        released: called with the name of a weight whose array has been read and let go; it may be read again, when
+            another plan asks for another layout.
     """
 
-    def __init__(self, parameters: Mapping[str, np.ndarray], dtype: int):
-        self.raw: Dict[str, np.ndarray] = dict(parameters)
+    def __init__(
+        self,
+        parameters: Mapping[str, Callable[[], np.ndarray]],
+        dtype: int,
+        released: Optional[Callable[[str], None]] = None,
+    ):
+        self.lock = threading.RLock()  # held while a plan is made
         self.dtype = dtype
-        self._shapes = {name: tuple(array.shape) for name, array in parameters.items()}
-        self._kept: Dict[str, np.ndarray] = {}  # float32, as they came
-        self._prepared: Dict[Tuple[str, str], List[Tensor]] = {}
+        self._parameters, self._released = dict(parameters), released
+        self._vectors: Dict[str, np.ndarray] = {}
+        self._prepared: Dict[Tuple[str, str], List[weakref.ref[Tensor]]] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Of what has been prepared and is in use."""
+        return sum(each.bytes for name, form in self._prepared for each in self._known(name, form))
 
     def vector(self, parameter: Parameter) -> np.ndarray:
-        """As float32, for what stays so: biases, norms, embeddings."""
-        if parameter.name not in self._kept:
-            self._kept[parameter.name] = np.ascontiguousarray(self.raw[parameter.name])
-        return self._kept[parameter.name].reshape(parameter.shape)
-
-    def shape(self, name: str) -> Tuple[int, ...]:
-        return self._shapes[name]
+        """As float32, for what stays so: biases, norms (copied), and tables of embeddings (read where they are)."""
+        name = parameter.name
+        if name not in self._vectors:
+            array = np.ascontiguousarray(self._parameters[name](), np.float32)
+            self._vectors[name] = array.copy() if array.ndim == 1 else array
+            if array.ndim == 1 and self._released is not None:
+                del array
+                self._released(name)
+        return self._vectors[name].reshape(parameter.shape)
 
     def prepared(self, name: str, form: str, layout: Descriptor, make: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-        """In this layout. `make` gives the array of a `form`, in the order of the layout's axes."""
-        known = self._prepared.setdefault((name, form), [])
+        """In this layout. `make` gives the array of a `form`, in the order of the layout's axes.
+
+        Raises:
+            NotEnoughMemory: for the weight.
+        """
+        known = self._known(name, form)
         for each in known:
             if each.descriptor.same(layout):
                 return each
-        if known:
-            source, address = known[0].descriptor, known[0].buffer.address(0)
-        else:
-            array = np.ascontiguousarray(make(self.raw[name]))
+        with enough_memory():
+            memory = _aligned(layout.bytes)
+            array = np.ascontiguousarray(make(self._parameters[name]()), np.float32)
             source = Descriptor(array.shape, FP32, [stride // 4 for stride in array.strides])
-            address = array.ctypes.data
-        memory = np.empty(layout.bytes + 63, np.uint8)
-        memory = memory[-memory.ctypes.data % 64 :]
-        places = [(SRC, Memory(source, address)), (DST, Memory(layout, memory.ctypes.data))]
-        Primitive(library.reorder(source, layout), places)()
-        known.append(Tensor(Buffer(memory.nbytes, memory), (), (), self.dtype, layout=layout))
-        return known[-1]
+            kernel = library.reorder(source, layout)
+            scratchpad = _aligned(kernel.scratchpad.bytes)
+            places = [(SRC, source, array), (DST, layout, memory), (SCRATCHPAD, kernel.scratchpad, scratchpad)]
+            Primitive(kernel, [(kind, Memory(place, each.ctypes.data)) for kind, place, each in places])()
+        del array, places
+        if self._released is not None:
+            self._released(name)
+        found = Tensor(Buffer(memory.nbytes, memory), (), (), self.dtype, layout=layout)
+        self._prepared[name, form] = [weakref.ref(each) for each in [*known, found]]
+        return found
 
-    def give_up(self) -> None:
-        """What has been prepared is not needed as it came, unless it was prepared in a form of its own."""
-        gone = {name for name, form in self._prepared if form == AS_IT_IS}
-        self.raw = {name: array for name, array in self.raw.items() if name not in gone}
+    def _known(self, name: str, form: str) -> List[Tensor]:
+        references = self._prepared.get((name, form), [])
+        return [each for each in (reference() for reference in references) if each is not None]
+
+
+def _aligned(size: int) -> np.ndarray:
+    """Bytes that begin where cache lines do."""
+    memory = np.empty(size + 63, np.uint8)
+    return memory[-memory.ctypes.data % 64 :][:size]
 
 
 def shape_of(value: Any) -> Tuple[int, ...]:
