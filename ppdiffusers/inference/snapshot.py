@@ -85,7 +85,7 @@ class Snapshot:
             if not is_known(cls.__module__):
                 return f"it holds a {cls.__name__}, which is a layer of {cls.__module__}"
             for key, value in members.items():
-                if callable(value) and not is_known(getattr(value, "__module__", None) or "paddle"):
+                if callable(value) and not is_known(module_of(value) or "paddle"):
                     return f"{key} of the class {cls.__name__} is patched"
         return None
 
@@ -93,6 +93,12 @@ class Snapshot:
 def is_known(module: str) -> bool:
     """Whether functions and classes of `module` do nothing but compute."""
     return module.partition(".")[0] in _KNOWN
+
+
+def module_of(function: Any) -> str:
+    """Where a function was written, whatever it says of itself: `functools.wraps` copies the name of another module."""
+    written = getattr(function, "__globals__", {}).get("__name__")
+    return written or getattr(function, "__module__", None) or ""
 
 
 def _own_classes(kind: type) -> List[type]:

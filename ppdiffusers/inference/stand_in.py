@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterator
 
 import paddle
 
-from ppdiffusers.inference.snapshot import is_known
+from ppdiffusers.inference.snapshot import is_known, module_of
 from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.model import Model
 
@@ -49,10 +49,11 @@ class StandIn:
         """`model.name(...)`, by its class's own function unless gradients are asked for or it is a user's."""
         model = self.model
         hooked = name == "forward" and (model._forward_pre_hooks or model._forward_post_hooks)
-        own = name not in vars(model) and is_known(getattr(function, "__module__", None) or "")
+        own = name not in vars(model) and is_known(module_of(function))
         if hooked or not own or _asks_for_gradients(args, kwargs):
             return (model if name == "forward" else getattr(model, name))(*args, **kwargs)
         with paddle.no_grad():
+            function = getattr(function, "__wrapped__", function)  # by `runs_in_half`
             return runs_in_half(functools.partial(self._run, function))(model, *args, **kwargs)
 
     def _run(self, function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -73,8 +74,7 @@ def _entry(kind: type, name: str) -> Any:
         return None
     for cls in kind.__mro__[: kind.__mro__.index(Model)] if issubclass(kind, Model) else ():
         if name in vars(cls):
-            function = vars(cls)[name]
-            return getattr(function, "__wrapped__", function) if callable(function) else None
+            return vars(cls)[name] if callable(vars(cls)[name]) else None
     return None
 
 

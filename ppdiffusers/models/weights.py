@@ -59,7 +59,8 @@ def _hold(tensor: paddle.Tensor) -> paddle.Tensor:
     `detach()` is no such thing: where the first is moved, by `.to(dtype)` for one, it follows. `share_data` takes half
     the time of `view_dtype`, but paddle 2 lacks it, and it makes its argument contiguous.
     """
-    if _share_data is not None and tensor.is_contiguous():
+    # In paddle 3.3 it has no kernel for bfloat16 on a CPU.
+    if _share_data is not None and tensor.is_contiguous() and tensor.dtype != paddle.bfloat16:
         return _share_data(tensor)
     return _C_ops.view_dtype(tensor, tensor.dtype)
 

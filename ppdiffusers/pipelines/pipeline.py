@@ -209,12 +209,29 @@ class DiffusionPipeline:
         from ppdiffusers.pipelines.devices import read_to
 
         device, dtype = read_to(args, device, dtype)
+        for component in self.components.values():
+            if hasattr(component, "require_layers"):  # raises, if there are none to move
+                component.to(device=device, dtype=dtype)
         if device is not None:
             paddle.set_device(device)
+            self._compute_on(device)
         for component in self.components.values():
             if isinstance(component, Model):
                 component.to(device=device, dtype=dtype)
         return self
+
+    def _compute_on(self, device: str) -> None:
+        """Programs follow the layers to a device; those of oneDNN, which has none of GPUs, give way to the layers."""
+        engine, precision, before, _ = (*self._engine, *("auto", "auto", "cpu", False)[len(self._engine) :])
+        if before == device or engine == "eager" or (before == "cpu" and engine == "auto"):
+            return
+        if device == "cpu":
+            self.compile(engine, "auto" if precision == "fp16" else precision)
+        elif engine == "inference" or before != "cpu":
+            self.compile("inference", precision, device)
+        else:
+            logger.warning("the engine %r has no kernels for %s, where the layers run now", engine, device)
+            self.compile("auto")
 
     @property
     def device(self) -> Any:
@@ -266,10 +283,10 @@ class DiffusionPipeline:
         from ppdiffusers.inference import compile_model, worth_compiling
 
         component = self.components[name]
-        engine = self._engine[0]
+        engine, on_gpu = self._engine[0], self._engine[2:3] not in ((), ("cpu",))
         if engine == "eager" or hasattr(component, "with_engine"):
             return component
-        if engine == "auto" and not worth_compiling(component, method, shape, times):
+        if engine == "auto" and not on_gpu and not worth_compiling(component, method, shape, times):
             return component
         compiled = self._compiled.get(name)
         if compiled is None or compiled.model is not component:  # two threads may make one each; both are right

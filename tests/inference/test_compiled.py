@@ -282,7 +282,7 @@ def test_pictures_of_the_embedded_model(eager, engine):
 def test_what_is_worth_compiling(eager):
     assert not worth_compiling(eager.unet, "_network", [1, 3, 16, 16], 5)
     assert worth_compiling(eager.unet, "_network", [1, 3, 256, 256], 20)
-    assert worth_compiling(eager.vqvae, "_to_pixels", [1, 3, 512, 512])
+    assert worth_compiling(eager.vqvae, "_to_pixels", [1, 3, 1024, 1024])
     assert not worth_compiling(eager.vqvae, "_to_pixels", [1, 3, 8, 8])
     assert not worth_compiling(eager.unet, "_no_part", [1, 3, 999, 999], 99)
 
@@ -295,20 +295,3 @@ def test_a_pipeline_with_a_compiled_model_of_the_users_own():
     assert mixed.unet.model is pipeline.unet
     assert relative_error(wanted, latents(mixed))[0] < 1e-5
     assert mixed.unet.describe() == {"network": "oneDNN (fp32)"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("inference", "fp16", "gpu"), "built without CUDA; install paddlepaddle-gpu"),
-        (("inference", "auto", "gpu:1", True), "built without CUDA; install paddlepaddle-gpu"),
-        (("onednn", "fp32", "gpu"), "does not run on a GPU; use 'inference'"),
-        (("inference", "int8", "gpu"), "'int8' is unknown on a GPU"),
-        (("inference", "fp32", "tpu"), "device 'tpu' is unknown"),
-        (("inference", "fp32", "cpu", True), "give device='gpu' too"),
-    ],
-)
-@pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="this paddle has CUDA")
-def test_gpus_that_are_not_there(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        compile_model(build("unet"), *arguments)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import pickle
 
 import numpy as np
@@ -284,6 +285,28 @@ def patched_class_of_the_model(unet):
     forward = UNet2DModel.forward
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UNet2DModel, "forward", lambda self, x, *others, **more: forward(self, x * 2, *others, **more))
+        yield
+
+
+def wrapped(function, factor):
+    @functools.wraps(function)  # and so by its name a function of the package
+    def forward(self, x, *others, **more):
+        return function(self, x * factor, *others, **more)
+
+    return forward
+
+
+@change("layers")
+def wrapped_class_of_the_package(unet):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResnetBlock2D, "forward", wrapped(ResnetBlock2D.forward, 1.5))
+        yield
+
+
+@change("layers")
+def wrapped_class_of_the_model(unet):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UNet2DModel, "forward", wrapped(UNet2DModel.forward, 1.5))
         yield
 
 

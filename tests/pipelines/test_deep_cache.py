@@ -17,9 +17,10 @@ from ppdiffusers import (
     UNet2DModel,
     VQModel,
 )
-from ppdiffusers.inference import compile_model
+from ppdiffusers.inference import DeepCache, compile_model
+from ppdiffusers.inference import deep_cache as deep_cache_module
+from ppdiffusers.inference.deep_cache import shallow_part, whole_part
 from ppdiffusers.inference.engines import relative_error
-from ppdiffusers.models.unet import DeepCache
 
 HERE = Path(__file__).parent
 EMBEDDED = "ppdiffusers/ldm-super-resolution-4x-tiny"
@@ -43,10 +44,6 @@ UNETS = {
     ),
 }
 BRANCHES = range(6)
-engines = pytest.mark.parametrize(
-    "engine",
-    ["onednn", "inference"],
-)
 needs_programs = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
 
 
@@ -57,50 +54,58 @@ def build(name):
     return unet
 
 
-def predict(unet, seed, cache=None, timestep=7):
+def predict(unet, seed, timestep=7):
     draw = np.random.default_rng(seed)
     sample = paddle.to_tensor(draw.standard_normal([2, unet.config.in_channels, 8, 12], np.float32))
     condition = [paddle.ones([2, 3, 6]) * 0.3] if isinstance(unet, UNet2DConditionModel) else []
     with paddle.no_grad():
-        return unet(sample, timestep, *condition, deep_cache=cache)[0].numpy()
+        return unet(sample, timestep, *condition)[0].numpy()
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
 @pytest.mark.parametrize("name", UNETS)
 def test_the_same_input_gives_the_same_with_and_without_what_was_kept(name, branch):
     unet = build(name)
-    wanted, cache = predict(unet, 1), DeepCache(2, branch)
-    np.testing.assert_array_equal(predict(unet, 1, cache), wanted)
-    np.testing.assert_array_equal(predict(unet, 1, cache), wanted)
-    assert cache.step == 2
+    wanted, cached = predict(unet, 1), DeepCache(unet, 2, branch)
+    assert isinstance(cached, type(unet)) and cached.config == unet.config
+    before = {key: id(value) for key, value in vars(unet).items()}
+    np.testing.assert_array_equal(predict(cached, 1), wanted)
+    # What programs are made for is what the layers hand on.
+    shape, _ = shallow_part(unet, branch).inputs["deep"]
+    assert cached._deep.shape[1:] == [shape[1], 8 // -shape[2], 12 // -shape[3]]
+    np.testing.assert_array_equal(predict(cached, 1), wanted)
+    assert {key: id(value) for key, value in vars(unet).items()} == before
 
 
 @pytest.mark.parametrize("name", UNETS)
 def test_outer_layers_see_the_new_input_and_deep_ones_the_old(name):
     unet, losses = build(name), []
     for branch in BRANCHES:
-        cache = DeepCache(2, branch)
-        predict(unet, 1, cache)
-        shallow = predict(unet, 2, cache)
+        cached = DeepCache(unet, 2, branch)
+        predict(cached, 1)
+        shallow = predict(cached, 2)
         losses.append(np.abs(shallow - predict(unet, 2)).mean())
         assert np.abs(shallow - predict(unet, 1)).max() > 1e-3
+        np.testing.assert_array_equal(predict(cached, 3), predict(unet, 3))  # the third step is whole again
     assert min(losses) > 0 and losses[-1] < losses[0]
 
 
 @needs_programs
-@engines
+@pytest.mark.parametrize("engine", ["onednn", "inference"])
 @pytest.mark.parametrize("name, branch", [("unconditional", 4), ("conditional", 0)])
-def test_compiled_networks_do_the_same(name, branch, engine, tmp_path, monkeypatch):
-    monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path))
+def test_compiled_networks_do_the_same(name, branch, engine):
     eager = build(name)
-    eager.save_pretrained(tmp_path / "unet")
-    unet = compile_model(type(eager).from_pretrained(tmp_path / "unet"), engine, "fp32")
-    for cache, twin in ((DeepCache(2, branch), DeepCache(2, branch)), (None, None)):
-        for seed in (1, 2):
-            assert relative_error(predict(eager, seed, twin), predict(unet, seed, cache))[0] < 1e-5
-        assert not hasattr(unet, "up_blocks")  # given up; between the two they were read again
-    unet.train()  # and once more for good
-    assert set(unet.state_dict()) == set(eager.state_dict())
+    unet = compile_model(eager, engine, "fp32")
+    for _ in range(2):  # two runs, which share the programs
+        cached, twin = DeepCache(unet, 3, branch), DeepCache(eager, 3, branch)
+        for seed in (1, 2, 3, 4):
+            assert relative_error(predict(twin, seed), predict(cached, seed))[0] < 1e-5
+    parts = unet.describe()
+    assert parts.pop("network") == "layers (not called yet)" and len(parts) == 2
+    assert not any(way.startswith("layers") for way in parts.values())
+    eager.conv_out.bias.set_value(eager.conv_out.bias + 1)  # a change in the middle of a run has its effect
+    assert relative_error(predict(twin, 5), predict(cached, 5))[0] < 1e-5
+    assert relative_error(predict(eager, 5), predict(unet, 5))[0] < 1e-5
 
 
 def letters(texts, padding, max_length, truncation):
@@ -165,19 +170,17 @@ def test_the_whole_network_runs_at_every_so_many_steps(call, interval, whole, mo
     pipeline, arguments, _ = call
     seen = ""
 
-    def spy(name, mark):
-        method = getattr(pipeline.unet, name)
-
-        def record(branch, *tensors):
+    def spy(make, mark):
+        def record(unet, branch):
             nonlocal seen
             seen += mark
-            assert branch == 1
-            return method(branch, *tensors)
+            assert branch == 1 and unet is pipeline.unet
+            return make(unet, branch)
 
-        monkeypatch.setattr(pipeline.unet, name, record)
+        return record
 
-    spy("_network_and_deep", "x")
-    spy("_shallow", ".")
+    monkeypatch.setattr(deep_cache_module, "whole_part", spy(whole_part, "x"))
+    monkeypatch.setattr(deep_cache_module, "shallow_part", spy(shallow_part, "."))
     pipeline.enable_deep_cache(interval, 1)
     latents(pipeline, arguments)
     assert seen == whole
@@ -195,15 +198,6 @@ def test_a_scheduler_that_runs_the_network_several_times_a_step(call, monkeypatc
     assert not np.array_equal(latents(pipeline, arguments, steps=4), wanted)
     pipeline.enable_deep_cache(1, 2)
     np.testing.assert_array_equal(latents(pipeline, arguments, steps=4), wanted)
-
-
-@pytest.mark.parametrize("branch", BRANCHES)
-@pytest.mark.parametrize("name", UNETS)
-def test_what_programs_are_made_for_is_what_the_layers_hand_on(name, branch):
-    unet, cache = build(name), DeepCache(2, branch)
-    predict(unet, 1, cache)
-    shape, _ = unet._deep_programs(branch)["_shallow"]["deep"]
-    assert cache.deep.shape[1:] == [shape[1], 8 // -shape[2], 12 // -shape[3]]
 
 
 def test_a_picture_is_the_same_alone_and_in_a_batch(call):
@@ -228,6 +222,7 @@ def test_calls_that_share_a_network_keep_their_features_apart(call):
     runs = [stream(first, 5), stream(second, 6)]
     last = [list(steps) for steps in zip(*zip(*runs))]  # in turns, step by step
     abandoned.close()
+    first.disable_deep_cache()  # of later runs
     for steps, result in zip(last, wanted):
         np.testing.assert_array_equal(steps[-1].output.images.numpy(), result)
     assert not any(isinstance(value, (DeepCache, paddle.Tensor)) for value in vars(first.unet).values())
@@ -267,8 +262,11 @@ def test_wrong_settings(pipelines, arguments, message):
 
 @pytest.mark.parametrize("interval", [0, -1, 1.5])
 def test_a_wrong_interval_of_a_cache(interval):
+    unet = build("unconditional")
     with pytest.raises(ValueError, match="is not possible; give a positive int"):
-        DeepCache(interval, 0)
+        DeepCache(unet, interval, 0)
+    with pytest.raises(ValueError, match="cache_branch_id 6 is no skip connection"):
+        DeepCache(compile_model(unet), 2, 6)
 
 
 def test_another_network_is_checked_when_it_runs():
