@@ -34,8 +34,8 @@ def compiled(monkeypatch):
     def make(engine, **models):
         pipeline = tiny_pipeline(**models)
         pixels = compiled_module.multiplications_a_pixel(pipeline.unet, "_network")
-        monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_network", 2 * 100 * pixels)
-        monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_to_pixels", 0)
+        monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_network", compiled_module.Worth(2 * 100 * pixels, 0))
+        monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_to_pixels", compiled_module.Worth(0, 0))
         return pipeline.compile(engine, "fp32")
 
     return make

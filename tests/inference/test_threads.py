@@ -32,8 +32,8 @@ def _settings(monkeypatch):
     monkeypatch.setenv("PPDIFFUSERS_THREADS", "1")
     pixels = compiled_module.multiplications_a_pixel(tiny_pipeline().unet, "_network")
     # With "auto", some of the calls are worth it and some are not.
-    monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_network", 1000 * pixels)
-    monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_to_pixels", 0)
+    monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_network", compiled_module.Worth(1000 * pixels, 0))
+    monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_to_pixels", compiled_module.Worth(0, 0))
 
 
 def in_threads(work, count=8):
