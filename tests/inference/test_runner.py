@@ -240,30 +240,8 @@ def plans(monkeypatch):
     return made
 
 
-def test_two_engines_never_compute_at_once(plans):
-    engines = [OneDNNEngine(None, None) for _ in range(2)]
-    threads = [threading.Thread(target=engines[i % 2], args=({"x": np.ones(3)},)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert Plan.seen == [1] * 6 and len(plans) == 2
-
-
 def test_an_engine_keeps_the_plans_of_the_latest_three_sizes(plans):
     engine = OneDNNEngine(None, None)
     for size in (1, 2, 3, 1, 4, 1, 3, 2):
         engine({"x": np.ones(size)})
     assert [shapes["x"] for shapes in plans] == [(1,), (2,), (3,), (4,), (2,)]
-
-
-def test_an_engine_computes_with_the_chosen_threads_in_every_thread(monkeypatch, plans):
-    chosen = []
-    monkeypatch.setattr("paddle.base.core.set_num_threads", lambda count: chosen.append((threading.get_ident(), count)))
-    monkeypatch.setenv("PPDIFFUSERS_THREADS", "3")
-    engine = OneDNNEngine(None, None)
-    thread = threading.Thread(target=engine, args=({"x": np.ones(3)},))
-    thread.start()
-    thread.join()
-    engine({"x": np.ones(3)})
-    assert [count for _, count in chosen] == [3, 3] and len({ident for ident, _ in chosen}) == 2
