@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -91,7 +91,7 @@ class CompiledModel(StandIn):
     def __reduce__(self) -> Any:  # copies have a copy of the model
         return compile_model, (self.model, *self._settings)
 
-    def _replaced(self) -> Dict[str, Callable[..., Any]]:
+    def _replaced(self) -> Mapping[str, Callable[..., Any]]:
         return self._parts
 
     def part(self, part: Part) -> CompiledPart:

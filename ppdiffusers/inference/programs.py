@@ -129,11 +129,11 @@ def _static_mode_of_this_thread() -> Iterator[None]:
     mode = vars(framework.global_var)  # a `threading.local`: of this thread alone
     tracer = mode["_dygraph_tracer_"]
     mode["_dygraph_tracer_"] = None
-    core._switch_tracer(None)
+    core._switch_tracer(None)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        core._switch_tracer(tracer)
+        core._switch_tracer(tracer)  # type: ignore[attr-defined]
         mode["_dygraph_tracer_"] = tracer
 
 

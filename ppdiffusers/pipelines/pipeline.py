@@ -47,7 +47,7 @@ class DiffusionPipeline:
                 raise TypeError(f"{type(self).__name__} needs a {names} as {name}, not a {type(component).__name__}")
             setattr(self, name, component)
         self._progress_bar_config: Dict[str, Any] = {}
-        self._engine: Tuple[Any, ...] = ("auto",)  # arguments of `compile`
+        self._engine = "auto", "auto", "cpu", False  # arguments of `compile`
         self._compiled: Dict[str, Any] = {}  # beside the components, by their names
         self._deep_cache: Optional[Tuple[int, int]] = None  # interval and branch
         self._qualities: Optional[Dict[str, Quality]] = None  # that the model recommends
@@ -139,7 +139,7 @@ class DiffusionPipeline:
             components[name] = kind.from_pretrained(folder, subfolder=name, **extra)
         pipeline = pipeline_class(**components)
         pipeline._qualities = read_qualities(index.get(INDEX_KEY), folder / INDEX_FILE)
-        pipeline._engine = engine, precision
+        pipeline._engine = engine, precision, "cpu", False
         return pipeline
 
     @classmethod
@@ -164,7 +164,11 @@ class DiffusionPipeline:
             safe_serialization, paddle_dtype: of the models, see `Model.save_pretrained`.
         """
         folder = Path(folder)
-        for component in self.components.values():
+        for name, component in self.components.items():
+            if not hasattr(component, "save_pretrained"):
+                raise ConfigError(
+                    f"the {name}, a {type(component).__name__}, cannot be saved: it has no save_pretrained"
+                )
             if hasattr(component, "require_layers"):  # raises, if there are none to save
                 component.require_layers()
         for name, component in self.components.items():
@@ -172,6 +176,8 @@ class DiffusionPipeline:
                 component.save_pretrained(folder / name, safe_serialization, paddle_dtype)
             else:
                 component.save_pretrained(folder / name)
+                if not any((folder / name).glob("*")):
+                    raise ConfigError(f"the {name}, a {type(component).__name__}, saved nothing; use one that does")
         write_json(folder / INDEX_FILE, self.config)
 
     def export(self, folder: PathLike, precision: str = "auto", force: bool = False) -> None:
@@ -222,7 +228,7 @@ class DiffusionPipeline:
 
     def _compute_on(self, device: str) -> None:
         """Programs follow the layers to a device; those of oneDNN, which has none of GPUs, give way to the layers."""
-        engine, precision, before, _ = (*self._engine, *("auto", "auto", "cpu", False)[len(self._engine) :])
+        engine, precision, before, _ = self._engine
         if before == device or engine == "eager" or (before == "cpu" and engine == "auto"):
             return
         if device == "cpu":
