@@ -16,10 +16,12 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 import paddle
+from paddle import nn
 
 from ppdiffusers.config import replacing
 from ppdiffusers.inference.parts import Inputs, Part
 from ppdiffusers.models.half_precision import HALF, in_float32
+from ppdiffusers.models.weights import tensors_of
 
 _tracing = threading.RLock()  # paddle has one static mode for the whole process
 
@@ -94,8 +96,9 @@ def trace(model: Any, part: Part) -> Program:
     # not needed, as no branch in the layers depends on a tensor; and threads that begin meanwhile never leave the
     # static mode.
     main, startup = paddle.static.Program(), paddle.static.Program()
-    if any(tensor.dtype in HALF for tensor in model.parameters()):
-        model = in_float32(model)
+    originals = {tensor.name: tensor for tensor in tensors_of(model)}
+    if any(tensor.dtype in HALF for tensor in originals.values()):
+        model = _with_float32_names(model)
     with _tracing, _static_mode_of_this_thread(), paddle.static.program_guard(main, startup):
         feeds = [paddle.static.data(name, shape, dtype) for name, (shape, dtype) in _feeds(part.inputs)]
         try:
@@ -107,7 +110,27 @@ def trace(model: Any, part: Part) -> Program:
         program = normalize_pir_program(main, feeds, list(outputs) if isinstance(outputs, tuple) else [outputs])
     known = {value.name: tensor for tensor, value in zip(tensors, values)}
     read = [op.attrs()["parameter_name"] for op in program.global_block().ops if op.name() == "builtin.parameter"]
-    return Program(program, {name: known[name] for name in read})
+    return Program(program, {name: originals.get(name, known[name]) for name in read})
+
+
+def _with_float32_names(model: Any) -> Any:
+    """The layers of a model whose weights in half precision are only names and shapes of float32 ones."""
+    twin = in_float32(model)
+    for layer in twin.sublayers(include_self=True):
+        for kind in ("_parameters", "_buffers"):
+            held = vars(layer)[kind]
+            names = getattr(held, "data", held)  # as they are kept
+            vars(layer)[kind] = {name: _named_like(layer, tensor) for name, tensor in names.items()}
+    return twin
+
+
+def _named_like(layer: nn.Layer, tensor: Any) -> Any:
+    if tensor is None or tensor.dtype not in HALF:
+        return tensor
+    with paddle.LazyGuard():  # no memory
+        parameter = layer.create_parameter(tensor.shape, dtype="float32")
+    parameter.name = tensor.name
+    return parameter
 
 
 def _feeds(inputs: Inputs) -> List[Tuple[str, Tuple[List[int], str]]]:

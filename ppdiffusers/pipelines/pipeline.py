@@ -13,7 +13,7 @@ import paddle
 
 from ppdiffusers.checkpoints.errors import shorten
 from ppdiffusers.config import ConfigError, FrozenConfig, PathLike, read_json, write_json
-from ppdiffusers.models.model import Model, model_folder
+from ppdiffusers.models.model import Model, asked_dtype, model_folder
 from ppdiffusers.pipelines.index import INDEX_FILE, PIPELINES, component_class
 from ppdiffusers.pipelines.results import DenoisingProgress, check_count
 from ppdiffusers.quality import DEFAULT, INDEX_KEY, QUALITIES, Quality, read_qualities
@@ -101,8 +101,9 @@ class DiffusionPipeline:
             paddle_dtype: type of the models' parameters in memory; float32 when not given.
             engine: "auto" compiles the models on a CPU for calls whose work is worth it; see `compile`.
             precision: of compiled models, as of `compile`.
-            options: components and values that replace the folder's (`scheduler=...`), and `cache_dir`,
-                `endpoint`, `local_files_only`, `progress` of `model_zoo.download`.
+            options: components and values that replace the folder's (`scheduler=...`); `torch_dtype` and `dtype`,
+                other libraries' names of `paddle_dtype`; `disable_mmap`, of the models; and `cache_dir`, `endpoint`,
+                `local_files_only`, `progress` of `model_zoo.download`.
 
         Raises:
             ConfigError: a broken or foreign `model_index.json`, or an unknown option.
@@ -114,6 +115,10 @@ class DiffusionPipeline:
 
         if engine != "eager":
             setups(engine, precision)  # raises before anything is read
+        loading = {
+            "paddle_dtype": asked_dtype(paddle_dtype, options),
+            "disable_mmap": options.pop("disable_mmap", False),
+        }
         folder = model_folder(name_or_path, options)
         index = read_json(folder / INDEX_FILE)
         pipeline_class = cls._class_for(index, folder)
@@ -133,10 +138,11 @@ class DiffusionPipeline:
                 raise ConfigError(f"{folder / INDEX_FILE} names no {name}; pass one: from_pretrained(..., {name}=...)")
             kind = component_class(index[name], folder)
             if exported is not None and exported.holds(name):
-                components[name] = exported.load(name, kind, engine, precision, paddle_dtype)
+                components[name] = exported.load(name, kind, engine, precision, loading["paddle_dtype"])
                 continue
-            extra = {"paddle_dtype": paddle_dtype} if issubclass(kind, Model) else {}
-            components[name] = kind.from_pretrained(folder, subfolder=name, **extra)
+            components[name] = kind.from_pretrained(
+                folder, subfolder=name, **(loading if issubclass(kind, Model) else {})
+            )
         pipeline = pipeline_class(**components)
         pipeline._qualities = read_qualities(index.get(INDEX_KEY), folder / INDEX_FILE)
         pipeline._engine = engine, precision, "cpu", False
