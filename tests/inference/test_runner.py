@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 import numpy as np
 import paddle
@@ -13,6 +14,7 @@ from ppdiffusers.inference import compile_model, onednn
 from ppdiffusers.inference import compiled as compiled_module
 from ppdiffusers.inference import engines as engines_module
 from ppdiffusers.inference.engines import NoEngine, OneDNNEngine, Runner, Setup, relative_error
+from ppdiffusers.threads import get_num_threads
 
 FIRST, SECOND = Setup("onednn", "fp32"), Setup("inference", "fp32")
 
@@ -217,53 +219,62 @@ def test_what_cannot_be_traced_runs_its_layers(monkeypatch, caplog):
 
 
 class Plan:
-    """Notices two that run at once, and what threads they run with."""
-
-    running = 0
-    seen: list = []
-
     def run(self, arrays):
-        import time
-
-        Plan.running += 1
-        Plan.seen.append(Plan.running)
-        time.sleep(0.01)
-        Plan.running -= 1
         return [arrays["x"]]
 
 
-@pytest.fixture
-def plans(monkeypatch):
+def test_an_engine_keeps_the_plans_of_the_latest_three_sizes(monkeypatch):
     made = []
-    monkeypatch.setattr(Plan, "seen", [])
-    monkeypatch.setattr(onednn, "make_plan", lambda *args: made.append(args[2]) or Plan())
-    return made
+    monkeypatch.setattr(onednn, "make_plan", lambda *args: made.append(args[2]["x"]) or Plan())
+    engine = OneDNNEngine(None, None)
+    for size in (1, 2, 3, 1, 4, 1, 3, 2):
+        engine({"x": np.ones(size)})
+    assert made == [(1,), (2,), (3,), (4,), (2,)]
 
 
-def test_two_engines_never_compute_at_once(plans):
-    engines = [OneDNNEngine(None, None) for _ in range(2)]
-    threads = [threading.Thread(target=engines[i % 2], args=({"x": np.ones(3)},)) for i in range(6)]
+@pytest.fixture
+def warm():
+    """Two compiled models, which share the memory that their kernels compute in."""
+    models = [compile_model(tiny_unet(), "onednn", "fp32") for _ in range(2)]
+    for model in models:
+        predict(model)
+    return models
+
+
+def predict(model):
+    with paddle.no_grad():
+        return model(image(6), 7)[0].numpy()
+
+
+@needs_programs
+def test_two_plans_never_compute_at_once(warm, monkeypatch):
+    begin, running, seen = onednn.Plan._begin, [], []
+
+    def begin_slowly(plan, arrays):
+        running.append(plan)
+        seen.append(len(running))
+        begin(plan, arrays)
+        time.sleep(0.01)  # what the others would use to begin too
+        running.remove(plan)
+
+    monkeypatch.setattr(onednn.Plan, "_begin", begin_slowly)
+    threads = [threading.Thread(target=predict, args=(warm[i % 2],)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert Plan.seen == [1] * 6 and len(plans) == 2
+    assert seen == [1] * 6
 
 
-def test_an_engine_keeps_the_plans_of_the_latest_three_sizes(plans):
-    engine = OneDNNEngine(None, None)
-    for size in (1, 2, 3, 1, 4, 1, 3, 2):
-        engine({"x": np.ones(size)})
-    assert [shapes["x"] for shapes in plans] == [(1,), (2,), (3,), (4,), (2,)]
-
-
-def test_an_engine_computes_with_the_chosen_threads_in_every_thread(monkeypatch, plans):
+@needs_programs
+def test_a_plan_computes_with_its_threads_in_every_thread(warm, monkeypatch):
     chosen = []
     monkeypatch.setattr("paddle.base.core.set_num_threads", lambda count: chosen.append((threading.get_ident(), count)))
-    monkeypatch.setenv("PPDIFFUSERS_THREADS", "3")
-    engine = OneDNNEngine(None, None)
-    thread = threading.Thread(target=engine, args=({"x": np.ones(3)},))
+    thread = threading.Thread(target=predict, args=(warm[0],))
     thread.start()
     thread.join()
-    engine({"x": np.ones(3)})
-    assert [count for _, count in chosen] == [3, 3] and len({ident for ident, _ in chosen}) == 2
+    assert {(ident == threading.get_ident(), count) for ident, count in chosen} == {(False, get_num_threads())}
+    monkeypatch.setenv("PPDIFFUSERS_THREADS", "3")
+    chosen.clear()
+    predict(compile_model(tiny_unet(), "onednn", "fp32"))
+    assert chosen[-1] == (threading.get_ident(), 3)
