@@ -6,13 +6,13 @@ no file can be out of date, damaged, or somebody else's.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import paddle
@@ -86,17 +86,24 @@ def trace(model: Any, part: Part) -> Program:
     """
     if not hasattr(paddle, "pir_utils"):
         raise UnsupportedPaddle(f"paddle {paddle.__version__} has no program format that is used here; 3.0 has")
+    if any(tensor.dtype in HALF for tensor in model.parameters()):
+        model = in_float32(model)
+    # In a thread of its own, with whose end the static mode ends. Its stack is short too, which Paddle notes down for
+    # every operator: from the depth of a web server that takes twice as long as all the rest.
+    with _tracing, ThreadPoolExecutor(1) as thread:
+        return thread.submit(_trace, model, part).result()
+
+
+def _trace(model: Any, part: Part) -> Program:
     from paddle.base.dygraph.base import to_static_mode_guard
     from paddle.jit.dy2static.parameter_recorder import _global_inplace_map, _global_parameter_recorder
     from paddle.static.pir_io import normalize_pir_program  # the only way to a program that is fed and fetched
 
     # Not by `paddle.jit.to_static`: it rewrites the source of what it calls, which takes longer than the trace and is
-    # not needed, as no branch in the layers depends on a tensor; and threads that begin meanwhile never leave the
-    # static mode.
+    # not needed, as no branch in the layers depends on a tensor.
+    _enter_static_mode()
     main, startup = paddle.static.Program(), paddle.static.Program()
-    if any(tensor.dtype in HALF for tensor in model.parameters()):
-        model = in_float32(model)
-    with _tracing, _static_mode_of_this_thread(), paddle.static.program_guard(main, startup):
+    with paddle.static.program_guard(main, startup):
         feeds = [paddle.static.data(name, shape, dtype) for name, (shape, dtype) in _feeds(part.inputs)]
         try:
             with to_static_mode_guard(True):  # layers give their weights as values of the program
@@ -117,24 +124,16 @@ def _feeds(inputs: Inputs) -> List[Tuple[str, Tuple[List[int], str]]]:
     ]
 
 
-@contextlib.contextmanager
-def _static_mode_of_this_thread() -> Iterator[None]:
-    """As between `paddle.enable_static()` and `paddle.disable_static()`, but in no other thread.
+def _enter_static_mode() -> None:
+    """As `paddle.enable_static()`, but for this thread alone.
 
-    Paddle keeps its mode by thread, and beside it one for threads that begin: those two functions switch both, and a
-    thread that begins between them stays in static mode.
+    Paddle keeps its mode by thread, and beside it one for threads that begin: that function switches both, and a thread
+    that begins before `paddle.disable_static()` stays in static mode.
     """
     from paddle.base import core, framework
 
-    mode = vars(framework.global_var)  # a `threading.local`: of this thread alone
-    tracer = mode["_dygraph_tracer_"]
-    mode["_dygraph_tracer_"] = None
+    vars(framework.global_var)["_dygraph_tracer_"] = None  # of a `threading.local`
     core._switch_tracer(None)
-    try:
-        yield
-    finally:
-        core._switch_tracer(tracer)
-        mode["_dygraph_tracer_"] = tracer
 
 
 def as_float32(tensor: paddle.Tensor) -> np.ndarray:
