@@ -6,13 +6,13 @@ no file can be out of date, damaged, or somebody else's.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import paddle
@@ -60,7 +60,8 @@ class Program:
             OSError: they cannot be written, or not whole.
         """
         names = sorted(self.parameters)  # the order in which they are read
-        tensors = [self.parameters[name].astype("float32").cpu().get_tensor() for name in names]
+        held = [self.parameters[name].astype("float32").cpu() for name in names]  # `get_tensor` keeps nothing alive
+        tensors = [tensor.get_tensor() for tensor in held]
         with replacing(file) as part:
             paddle.base.core.save_combine_func(tensors, names, str(part), True, False, False)
             if part.stat().st_size < 4 * sum(math.prod(tensor.shape()) for tensor in tensors):
@@ -88,18 +89,26 @@ def trace(model: Any, part: Part) -> Program:
     """
     if not hasattr(paddle, "pir_utils"):
         raise UnsupportedPaddle(f"paddle {paddle.__version__} has no program format that is used here; 3.0 has")
+    originals = {tensor.name: tensor for tensor in tensors_of(model)}
+    if any(tensor.dtype in HALF for tensor in originals.values()):
+        model = _with_float32_names(model)
+    # In a thread of its own, with whose end the static mode ends. Its stack is short too, which Paddle notes down for
+    # every operator: from the depth of a web server that takes twice as long as all the rest.
+    with _tracing, ThreadPoolExecutor(1) as thread:
+        ir, parameters = thread.submit(_trace, model, part).result()
+    return Program(ir, {name: originals.get(name, tensor) for name, tensor in parameters.items()})
+
+
+def _trace(model: Any, part: Part) -> Tuple[Any, Dict[str, paddle.Tensor]]:
     from paddle.base.dygraph.base import to_static_mode_guard
     from paddle.jit.dy2static.parameter_recorder import _global_inplace_map, _global_parameter_recorder
     from paddle.static.pir_io import normalize_pir_program  # the only way to a program that is fed and fetched
 
     # Not by `paddle.jit.to_static`: it rewrites the source of what it calls, which takes longer than the trace and is
-    # not needed, as no branch in the layers depends on a tensor; and threads that begin meanwhile never leave the
-    # static mode.
+    # not needed, as no branch in the layers depends on a tensor.
+    _enter_static_mode()
     main, startup = paddle.static.Program(), paddle.static.Program()
-    originals = {tensor.name: tensor for tensor in tensors_of(model)}
-    if any(tensor.dtype in HALF for tensor in originals.values()):
-        model = _with_float32_names(model)
-    with _tracing, _static_mode_of_this_thread(), paddle.static.program_guard(main, startup):
+    with paddle.static.program_guard(main, startup):
         feeds = [paddle.static.data(name, shape, dtype) for name, (shape, dtype) in _feeds(part.inputs)]
         try:
             with to_static_mode_guard(True):  # layers give their weights as values of the program
@@ -110,7 +119,7 @@ def trace(model: Any, part: Part) -> Program:
         program = normalize_pir_program(main, feeds, list(outputs) if isinstance(outputs, tuple) else [outputs])
     known = {value.name: tensor for tensor, value in zip(tensors, values)}
     read = [op.attrs()["parameter_name"] for op in program.global_block().ops if op.name() == "builtin.parameter"]
-    return Program(program, {name: originals.get(name, known[name]) for name in read})
+    return program, {name: known[name] for name in read}
 
 
 def _with_float32_names(model: Any) -> Any:
@@ -140,24 +149,16 @@ def _feeds(inputs: Inputs) -> List[Tuple[str, Tuple[List[int], str]]]:
     ]
 
 
-@contextlib.contextmanager
-def _static_mode_of_this_thread() -> Iterator[None]:
-    """As between `paddle.enable_static()` and `paddle.disable_static()`, but in no other thread.
+def _enter_static_mode() -> None:
+    """As `paddle.enable_static()`, but for this thread alone.
 
-    Paddle keeps its mode by thread, and beside it one for threads that begin: those two functions switch both, and a
-    thread that begins between them stays in static mode.
+    Paddle keeps its mode by thread, and beside it one for threads that begin: that function switches both, and a thread
+    that begins before `paddle.disable_static()` stays in static mode.
     """
     from paddle.base import core, framework
 
-    mode = vars(framework.global_var)  # a `threading.local`: of this thread alone
-    tracer = mode["_dygraph_tracer_"]
-    mode["_dygraph_tracer_"] = None
+    vars(framework.global_var)["_dygraph_tracer_"] = None  # of a `threading.local`
     core._switch_tracer(None)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        core._switch_tracer(tracer)  # type: ignore[attr-defined]
-        mode["_dygraph_tracer_"] = tracer
 
 
 def as_float32(tensor: paddle.Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from ppdiffusers import (
     UNet2DModel,
     VQModel,
 )
+from ppdiffusers.inference import compiled
 
 EMBEDDED = "ppdiffusers/ldm-super-resolution-4x-tiny"
 TWO = {"block_out_channels": (32, 64), "layers_per_block": 1}
@@ -83,6 +84,14 @@ def tiny_pipeline(scheduler=None, **models):
     vqvae.eval()
     models = {"vqvae": vqvae, "unet": tiny_unet(), **models}
     return LDMSuperResolutionPipeline(**models, scheduler=scheduler or DDIMScheduler(clip_sample=False))
+
+
+def compile_from(pixels, monkeypatch):
+    """With "auto", tiny pipelines compile what their U-Net does from so many pixels on, and every decoder."""
+    weights = compiled._weights_by_level(tiny_unet(), "_network")
+    work = pixels * sum(count / 4**level for level, count in weights.items())
+    monkeypatch.setitem(compiled.WORTH_COMPILING, "_network", compiled.Worth(work, 0))
+    monkeypatch.setitem(compiled.WORTH_COMPILING, "_to_pixels", compiled.Worth(0, 0))
 
 
 def picture(height=8, width=8, seed=0):

@@ -9,11 +9,10 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from small_models import build, facts, image, latents, tiny_pipeline, tiny_unet
+from small_models import build, compile_from, facts, image, latents, tiny_pipeline, tiny_unet
 
 from ppdiffusers import LDMSuperResolutionPipeline, UNet2DModel, VQModel
 from ppdiffusers.inference import compile_model
-from ppdiffusers.inference import compiled as compiled_module
 from ppdiffusers.inference.engines import relative_error
 from ppdiffusers.layers.resnet import ResnetBlock2D
 
@@ -33,9 +32,7 @@ def compiled(monkeypatch):
 
     def make(engine, **models):
         pipeline = tiny_pipeline(**models)
-        pixels = compiled_module.multiplications_a_pixel(pipeline.unet, "_network")
-        monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_network", compiled_module.Worth(2 * 100 * pixels, 0))
-        monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_to_pixels", compiled_module.Worth(0, 0))
+        compile_from(2 * 100, monkeypatch)
         return pipeline.compile(engine, "fp32")
 
     return make

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import paddle
 import pytest
-from small_models import build, image, latents, picture, tiny_pipeline
+from small_models import build, compile_from, image, latents, picture, tiny_pipeline
 
 from ppdiffusers import (
     DDIMScheduler,
@@ -18,7 +18,6 @@ from ppdiffusers import (
     PNDMScheduler,
 )
 from ppdiffusers.inference import compile_model
-from ppdiffusers.inference import compiled as compiled_module
 from ppdiffusers.inference.engines import relative_error
 
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
@@ -30,10 +29,7 @@ SCHEDULERS = [DDPMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch):
     monkeypatch.setenv("PPDIFFUSERS_THREADS", "1")
-    pixels = compiled_module.multiplications_a_pixel(tiny_pipeline().unet, "_network")
-    # With "auto", some of the calls are worth it and some are not.
-    monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_network", compiled_module.Worth(1000 * pixels, 0))
-    monkeypatch.setitem(compiled_module.WORTH_COMPILING, "_to_pixels", compiled_module.Worth(0, 0))
+    compile_from(1000, monkeypatch)  # with "auto", some of the calls are worth it and some are not
 
 
 def in_threads(work, count=8):
