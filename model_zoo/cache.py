@@ -27,8 +27,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model_zoo import checks, digests, settings
+from model_zoo import digests, settings
 from model_zoo.errors import CacheError, ManifestError
+from model_zoo.formats import scan as checks
 from model_zoo.registry import File, Model
 from model_zoo.settings import PathLike
 from model_zoo.sharing import share

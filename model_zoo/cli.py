@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", metavar="FOLDER", help="zoo to publish in: files, manifest and index.json")
 
     command = add("scan", _scan, "say what a pickle (.pdparams, .bin, .ckpt) would run; run nothing", cached=False)
-    command.add_argument("file", metavar="FILE")
+    command.add_argument("paths", metavar="PATH", nargs="+", help="weight files, and folders of them")
     return parser
 
 
@@ -265,11 +265,23 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _scan(options: argparse.Namespace) -> int:
-    from model_zoo.scan import scan
+    from model_zoo.formats.scan import ScanError, files_in, scan
 
-    report = scan(options.file)
-    print(report)
-    return 0 if report.clean else 1
+    refused, others = 0, 0
+    for path in options.paths:
+        for file in files_in(path):
+            try:
+                report = scan(file)
+            except ScanError:
+                if not os.path.isdir(path):
+                    raise
+                others += 1  # a readme, a configuration
+                continue
+            print(report)
+            refused += not report.safe
+    if others:
+        print(f"model-zoo: {others} other files hold neither weights nor pickles", file=sys.stderr)
+    return 1 if refused else 0
 
 
 def _remove(options: argparse.Namespace) -> None:

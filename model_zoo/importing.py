@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from model_zoo import cache, checks, settings
+from model_zoo import cache, settings
 from model_zoo.archives import BLOCK, explained, members
 from model_zoo.errors import CacheError, SourceError
+from model_zoo.formats import scan as checks
 from model_zoo.maintenance import publish, staging
 from model_zoo.manifest import File, Model
 from model_zoo.registry import find, list_models

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Callable, NamedTuple
 
-from model_zoo import cache, checks
+from model_zoo import cache
 from model_zoo.digests import Follower
+from model_zoo.formats import scan as checks
 from model_zoo.sharing import make_folder, share
 from model_zoo.source import Source
 

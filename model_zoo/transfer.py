@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable
 
-from model_zoo import checks
 from model_zoo.addresses import public, scrub
 from model_zoo.errors import DownloadError
+from model_zoo.formats import scan as checks
 from model_zoo.manifest import File
 from model_zoo.part import Part
 from model_zoo.source import Source

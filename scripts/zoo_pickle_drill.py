@@ -33,7 +33,7 @@ def rows(mutants: int = 1000, seed: int = 0) -> Iterator[Row]:
     armed = [outcome for outcome in outcomes if outcome.get("proof")]
     executed = sum(outcome["canary"] for outcome in outcomes)
     refused = sum(outcome["read"].startswith("refused: ") for outcome in outcomes)
-    unseen = sum(not outcome["scan"].startswith("suspicious: ") for outcome in armed)
+    unseen = sum(not outcome["scan"].startswith("refused: ") for outcome in armed)
     yield Row(
         f"{len(outcomes)} hostile files, {len(armed)} of which run code in pickle.load",
         "at least 60; 0 executions, crashes or hangs; all refused; scan sees every one that runs",
@@ -51,11 +51,11 @@ def rows(mutants: int = 1000, seed: int = 0) -> Iterator[Row]:
         arrays + refused == len(outcomes) == mutants and not _broken(outcomes),
     )
     outcomes = list(run("good"))
-    arrays = sum(outcome["read"] == "arrays" and outcome["scan"] == "clean" for outcome in outcomes)
+    arrays = sum(outcome["read"] == "arrays" and outcome["scan"] == "safe" for outcome in outcomes)
     yield Row(
         f"{len(outcomes)} good files: paddle 1.8 to 3.3, torch 1.0 to 2.13, protocols 0 to 5, safetensors",
-        "all load, and scan finds them clean",
-        f"{arrays} load and are clean",
+        "all load, and scan calls them safe",
+        f"{arrays} load and are safe",
         arrays == len(outcomes) >= 60,
     )
 

@@ -54,7 +54,7 @@ def test_pickles_that_run_something(name, outcomes):
     assert outcome["proof"], "the attack does not work on Python's own pickle"
     assert not outcome["canary"]
     assert outcome["read"].startswith("refused: "), outcome
-    assert outcome["scan"].startswith("suspicious: "), outcome
+    assert outcome["scan"].startswith("refused: "), outcome
 
 
 @LINUX
@@ -63,7 +63,7 @@ def test_other_hostile_files(name, outcomes):
     outcome = outcomes[name]
     assert not outcome["canary"]
     assert outcome["read"].startswith("refused: "), outcome
-    assert outcome["scan"].startswith(("suspicious: ", "clean", "no weight file")), outcome
+    assert outcome["scan"].startswith(("refused: ", "safe", "no weight file")), outcome
 
 
 @LINUX
@@ -77,17 +77,20 @@ def test_there_are_enough_and_they_cost_little(outcomes):
 def test_what_the_scan_says_is_what_would_run(outcomes):
     for name, wanted in {
         "reduce-4": ".system('touch canary')",  # posix.system
-        "inst": "would call os.system('touch canary')",
-        "eval": "builtin__.eval(\"open('canary', 'w')\")",
-        "escaped-name": "would call os.system('touch canary')",
-        "pickle.loads": "would call pickle.loads",
-        "pickle.loads-twice": ".system('touch canary')",  # two pickles further in
-        "setstate": "would change functools.partial(builtins.len)",
-        "ext1": "extension registry",
+        "inst": "call os.system('touch canary')",
+        "eval": "calls eval, and not in the one form",
+        "escaped-name": "call os.system('touch canary')",
+        "pickle.loads": "call pickle.loads(<Span>)",
+        "setstate": "call functools.partial(...).__setstate__",
+        "append-to-foreign": "call types.SimpleNamespace(...).append('touch canary')",
+        "ext1": "EXT1",
+        "zip": ".system('touch canary')",
+        "zip-deflated": ".system('touch canary')",
         "zip-in-zip": ".system('touch canary')",
-        "zip-same-name": "another entry has this name",
+        "zip-same-name": "two entries of one name",
+        "npy": ".system('touch canary')",
         "torch-stream-3": ".system('touch canary')",
-        "import-only": "would import evil_module.x",
+        "import-only": "import evil_module.x",
     }.items():
         assert wanted in outcomes[f"runs {name}"]["scan"], (name, outcomes[f"runs {name}"]["scan"])
 

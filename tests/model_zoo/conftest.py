@@ -47,7 +47,7 @@ def contents():
     generator = random.Random(7)
 
     def text(size):
-        return json.dumps({"text": generator.randbytes(size).hex()[: size - 12]}).encode()
+        return json.dumps({"_class_name": "X", "text": generator.randbytes(size).hex()[: size - 32]}).encode()
 
     return {
         "model_index.json": text(256),

@@ -362,7 +362,7 @@ def test_a_file_that_is_another_one_now(zoo, folder, contents):
 
 def replace_all(zoo, contents):
     """The publisher uploads another version of the model."""
-    contents["model_index.json"] = json.dumps({"text": "x" * 244}).encode()
+    contents["model_index.json"] = json.dumps({"_class_name": "X", "text": "x" * 224}).encode()
     contents[WEIGHTS] = weights(random.Random(5), 20_000)
     for path in ("model_index.json", WEIGHTS):
         (zoo.folder / NAME / path).write_bytes(contents[path])
@@ -385,7 +385,7 @@ def test_a_version_that_changes_during_the_download(zoo, folder, contents, monke
     run = transfer.Transfer.run
 
     def run_late(self, part):
-        if self.url.endswith(WEIGHTS) and "x" * 244 not in contents["model_index.json"].decode():
+        if self.url.endswith(WEIGHTS) and "x" * 224 not in contents["model_index.json"].decode():
             replace_all(zoo, contents)
         return run(self, part)
 

@@ -9,14 +9,11 @@ Source: PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.
 
 from __future__ import annotations
 
-import mmap
 import struct
 import zlib
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
-from model_zoo.formats.errors import FormatError, shorten
-
-Data = Union[mmap.mmap, bytes]
+from model_zoo.formats import Data, FormatError, shorten
 
 MAGIC = b"PK\x03\x04"
 STORED, DEFLATED = 0, 8
@@ -110,6 +107,14 @@ def read_entries(data: Data, start: int = 0, stop: int | None = None) -> list[En
     if any(end > following for (_, end), (following, _) in zip(places, places[1:])):
         raise FormatError("is a zip archive whose entries overlap, as no honest one does")
     return entries
+
+
+def ends_here(data: Data) -> bool:
+    """Whether readers that look for an archive's end would find one at the end of the data."""
+    end = data.rfind(b"PK\x05\x06", max(0, len(data) - _END.size - _BIG_16))
+    return 0 <= end <= len(data) - _END.size and end + _END.size + _END.unpack(data[end : end + _END.size])[-1] == len(
+        data
+    )
 
 
 def _directory(data: Data, start: int, stop: int) -> tuple[int, int, int]:
