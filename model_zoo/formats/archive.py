@@ -1,4 +1,4 @@
-"""Where the entries of a zip archive lie in the file that holds it, checked as if an enemy had packed it.
+"""Zip archives, checked as if an enemy had packed them, and torch's files: one, or (before 1.6) a stream of pickles.
 
 Stricter than the `zipfile` module, which torch's files do not need: the archive must begin and end with the file, its
 entries may not share bytes, both names of an entry must agree, and unpacking is bounded by what the reader asked for
@@ -9,14 +9,20 @@ Source: PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.
 
 from __future__ import annotations
 
+import re
+import stat
 import struct
 import zlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from model_zoo.formats import Data, FormatError, shorten
+from model_zoo.formats import ITEM_BYTES, Data, FormatError, Tools, shorten
+from model_zoo.formats.machine import Machine, load_pickle
+from model_zoo.formats.names import Marker, TorchStorage
 
 MAGIC = b"PK\x03\x04"
 STORED, DEFLATED = 0, 8
+PIECE = 1 << 20  # bytes that are unpacked at once
 MAX_ENTRIES = 200_000  # a model of a thousand tensors has as many
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -35,6 +41,36 @@ class Entry(NamedTuple):
     start: int
     stop: int
     size: int  # unpacked
+    kind: int = 0  # of file, as POSIX counts them, where the archive says it
+    crc: int = 0
+
+    def stream(self, data: Data) -> Iterator[bytes]:
+        """The content, a mebibyte at a time.
+
+        Raises:
+            FormatError: it is damaged, or packed in another way than by deflate.
+        """
+        if self.method not in (STORED, DEFLATED):
+            raise FormatError(f"has the zip entry {shorten(self.name)!r} of method {self.method}; unpack it by hand")
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS) if self.method == DEFLATED else None
+        place, size, crc, rest = self.start, 0, 0, b""
+        while unpacker is None or not unpacker.eof:
+            if not rest:
+                rest = data[place : min(place + PIECE, self.stop)]
+                place += len(rest)
+            try:
+                block = rest if unpacker is None else unpacker.decompress(rest, PIECE)
+            except zlib.error as error:
+                raise _damaged(f"{shorten(self.name)!r} ({error})") from None
+            if not block and not rest:
+                break
+            rest = b"" if unpacker is None else unpacker.unconsumed_tail
+            size, crc = size + len(block), zlib.crc32(block, crc)
+            if size > self.size:
+                break
+            yield block
+        if size != self.size or crc != self.crc or (unpacker is not None and not unpacker.eof):
+            raise _damaged(f"{shorten(self.name)!r} is not what its directory says")
 
     def unpack(self, data: Data, limit: int) -> bytes:
         """The content of an entry that is packed, if it has at most `limit` bytes.
@@ -42,25 +78,12 @@ class Entry(NamedTuple):
         Raises:
             FormatError: it has more, is damaged, or packed in another way than by deflate.
         """
-        if self.method not in (STORED, DEFLATED):
-            raise FormatError(f"has the zip entry {shorten(self.name)!r} of method {self.method}, which is not read")
         if self.size > limit:
             raise FormatError(
                 f"is a compressed zip archive of more than {limit >> 20} MiB, which torch.save does not write; "
                 "unpack it and zip it without compression (zip -0)"
             )
-        if self.method == STORED:
-            return data[self.start : self.stop]
-        if self.stop - self.start > self.size + self.size // 100 + 1024:
-            raise _damaged(f"{shorten(self.name)!r} grew when it was packed")
-        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            content = unpacker.decompress(data[self.start : self.stop], self.size + 1)
-        except zlib.error as error:
-            raise FormatError(f"is a damaged zip archive: {shorten(self.name)!r} ({error})") from None
-        if len(content) != self.size or not unpacker.eof:
-            raise FormatError(f"is a damaged zip archive: {shorten(self.name)!r} is not as long as announced")
-        return content
+        return b"".join(self.stream(data))
 
 
 def read_entries(data: Data, start: int = 0, stop: int | None = None) -> list[Entry]:
@@ -76,9 +99,24 @@ def read_entries(data: Data, start: int = 0, stop: int | None = None) -> list[En
     for _ in range(count):
         if last - place < _CENTRAL.size:
             raise _damaged("its directory ends early")
-        (magic, _, _, flags, method, _, _, _, packed, size, name_length, extra_length, comment_length, *_, local) = (
-            _CENTRAL.unpack(data[place : place + _CENTRAL.size])
-        )
+        (
+            magic,
+            _,
+            _,
+            flags,
+            method,
+            _,
+            _,
+            crc,
+            packed,
+            size,
+            name_length,
+            extra_length,
+            comment_length,
+            *_,
+            mode,
+            local,
+        ) = _CENTRAL.unpack(data[place : place + _CENTRAL.size])
         after_name = place + _CENTRAL.size + name_length
         place = after_name + extra_length + comment_length
         if magic != b"PK\x01\x02" or place > last:
@@ -99,7 +137,7 @@ def read_entries(data: Data, start: int = 0, stop: int | None = None) -> list[En
             raise FormatError("is an encrypted zip archive")
         if begin + packed > first or (method == STORED and packed != size):
             raise _damaged(f"the entry {shorten(_text(raw_name, flags))!r} does not fit")
-        entries.append(Entry(_text(raw_name, flags), method, begin, begin + packed, size))
+        entries.append(Entry(_text(raw_name, flags), method, begin, begin + packed, size, stat.S_IFMT(mode >> 16), crc))
         places.append((head, begin + packed))
     if place != last:
         raise _damaged("its directory is longer than its entries")
@@ -164,3 +202,132 @@ def _text(name: bytes, flags: int) -> str:
 
 def _damaged(what: str) -> FormatError:
     return FormatError(f"is a damaged zip archive: {what}")
+
+
+# torch
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the value of the first pickle of the older files
+LEGACY_VERSION = 1001
+
+# torch stores entries as they are. Repacked archives are read while small: beyond, they could not be memory-mapped.
+MAX_UNPACKED = 16 * 2**20
+
+
+# What else torch.save writes beside the pickle and the storages.
+_OTHER_ENTRIES = re.compile(
+    r"[^/]+/(byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id|data/\w+)"
+)
+
+
+def read_zip(data: Data, machine: type[Machine] = Machine, tools: Tools | None = None) -> Any:
+    """The value that `torch.save` wrote to a zip archive, with `TorchTensor`s for tensors.
+
+    Raises:
+        FormatError: another archive, or a pickle that `load_pickle` refuses.
+    """
+    tools = tools or Tools()
+    archive = _Archive(data, tools)
+    pickles = [name for name in archive.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise FormatError("is a zip archive, but not one that torch.save wrote (no data.pkl in its folder)")
+    folder = pickles[0][: -len("data.pkl")]
+    for name, entry in archive.entries.items():
+        known = name == pickles[0] or (name.startswith(folder) and _OTHER_ENTRIES.fullmatch(name) is not None)
+        if not known and not (name.endswith("/") and not entry.size):
+            raise FormatError(f"holds {shorten(name)!r}, which torch.save does not write and others may run")
+    order = archive.entry(folder + "byteorder") if folder + "byteorder" in archive.entries else None
+    if order is not None and order.source[order.start : order.stop] != b"little":
+        raise FormatError("was written on a big-endian machine")
+    places: dict[str, Any] = {}
+
+    def storage(identity: Any) -> TorchStorage:
+        dtype, key, count = _storage_identity(identity, 5)
+        if key not in places:
+            places[key] = archive.entry(f"{folder}data/{key}")
+        if places[key].size != count * ITEM_BYTES[dtype]:
+            raise FormatError(f"stores {places[key].size} bytes for {count} elements of {dtype}")
+        return TorchStorage(dtype, key, places)
+
+    program = archive.entry(pickles[0])
+    value, end = load_pickle(program.source, program.start, program.stop, storage, machine, tools)
+    if end != program.stop:
+        raise FormatError(f"has {program.stop - end} bytes after its pickle")
+    return value
+
+
+def read_legacy(data: Data, start: int, machine: type[Machine] = Machine, tools: Tools | None = None) -> Any:
+    """The value in a file of torch before 1.6, whose first pickle (the magic number) ended at `start`.
+
+    Raises:
+        FormatError: as `read_zip`.
+    """
+    tools = tools or Tools()
+    (version, start), (system, start) = _two_pickles(data, start)
+    if version != LEGACY_VERSION or type(system) is not dict or system.get("little_endian") is not True:
+        raise FormatError("is a torch file of an unknown version, or was written on a big-endian machine")
+    places: dict[str, Any] = {}
+    wanted: dict[str, tuple[str, int]] = {}
+
+    def storage(identity: Any) -> TorchStorage:
+        dtype, key, count = _storage_identity(identity, 6)
+        if identity[5] is not None:
+            raise FormatError("holds views on storages as torch 0.3 wrote them")
+        if wanted.setdefault(key, (dtype, count)) != (dtype, count):
+            raise FormatError(f"gives the storage {shorten(key)!r} two types or sizes")
+        return TorchStorage(dtype, key, places)
+
+    value, start = load_pickle(data, start, len(data), storage, machine, tools)
+    keys, start = load_pickle(data, start, len(data))
+    if type(keys) is not list or not all(type(key) is str and key in wanted for key in keys):
+        raise FormatError("has a damaged list of storages")
+    for key in keys:
+        dtype, count = wanted[key]
+        stop = start + 8 + count * ITEM_BYTES[dtype]
+        if stop > len(data):
+            raise FormatError(f"ends early: in the storage {shorten(key)!r}")
+        (stored,) = struct.unpack("<q", data[start : start + 8])
+        if stored != count:
+            raise FormatError(f"stores {stored} elements where {count} are announced")
+        places[key] = tools.span(data, start + 8, stop)
+        start = stop
+    if start != len(data):
+        raise FormatError(f"has {len(data) - start} bytes after its end")
+    return value
+
+
+def _two_pickles(data: Data, start: int) -> tuple[tuple[Any, int], tuple[Any, int]]:
+    first = load_pickle(data, start, len(data))
+    return first, load_pickle(data, first[1], len(data))
+
+
+def _storage_identity(identity: Any, length: int) -> tuple[str, str, int]:
+    """Type, key and number of elements of ("storage", class, key, device, number, ...)."""
+    if not isinstance(identity, tuple) or len(identity) != length or identity[0] != "storage":
+        raise FormatError("refers to something that is no torch storage")
+    _, kind, key, _, count = identity[:5]
+    known = type(kind) is Marker and kind.makes in ITEM_BYTES
+    if not known or type(key) is not str or type(count) is not int or not 0 <= count < 2**48:
+        raise FormatError("has a damaged reference to a storage")
+    return kind.makes, key, count
+
+
+class _Archive:
+    """The entries of a zip file as spans of its memory map."""
+
+    def __init__(self, data: Data, tools: Tools):
+        self.data, self.tools = data, tools
+        entries = read_entries(data)
+        self.entries = {entry.name: entry for entry in entries}
+        if len(self.entries) != len(entries):
+            raise FormatError("is a zip archive with two entries of one name")
+        self.unpacked = 0
+
+    def entry(self, name: str) -> Any:
+        entry = self.entries.get(name)
+        if entry is None:
+            raise FormatError(f"is a zip archive without the entry {shorten(name)!r}")
+        if entry.method == STORED:
+            return self.tools.span(self.data, entry.start, entry.stop)
+        content = entry.unpack(self.data, MAX_UNPACKED - self.unpacked)
+        self.unpacked += len(content)
+        return self.tools.span(content, 0, len(content))

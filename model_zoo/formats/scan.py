@@ -17,10 +17,10 @@ from typing import Any
 
 from model_zoo.errors import ModelZooError
 from model_zoo.formats import Data, FormatError, archive, shorten
+from model_zoo.formats.archive import LEGACY_MAGIC, MAX_UNPACKED, read_legacy, read_zip
 from model_zoo.formats.machine import SkippingMachine, load_pickle
 from model_zoo.formats.names import Foreign, PickledArray, TorchTensor
 from model_zoo.formats.safetensors import looks_like_safetensors, read_header
-from model_zoo.formats.torch import LEGACY_MAGIC, MAX_UNPACKED, read_legacy, read_zip
 from model_zoo.settings import PathLike
 
 MAX_RUNS = 100  # things that a report lists

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Tuple
 
-from model_zoo.formats import Data, Tools, machine, torch
-from model_zoo.formats.torch import LEGACY_MAGIC
+from model_zoo.formats import Data, Tools, archive, machine
+from model_zoo.formats.archive import LEGACY_MAGIC
 from ppdiffusers.checkpoints.tensors import Span, StoredTensor, TextBytes
 
 __all__ = ["LEGACY_MAGIC", "load_pickle", "read_legacy", "read_zip"]
@@ -19,13 +19,13 @@ def load_pickle(data: Data, start: int, stop: int) -> Tuple[Any, int]:
 
 
 def read_zip(data: Data, skip_objects: bool = False) -> Any:
-    """As `model_zoo.formats.torch.read_zip`; `skip_objects` is that of `open_checkpoint`."""
-    return torch.read_zip(data, _machine(skip_objects), TOOLS)
+    """As `model_zoo.formats.archive.read_zip`; `skip_objects` is that of `open_checkpoint`."""
+    return archive.read_zip(data, _machine(skip_objects), TOOLS)
 
 
 def read_legacy(data: Data, start: int, skip_objects: bool = False) -> Any:
-    """As `model_zoo.formats.torch.read_legacy`; `skip_objects` is that of `open_checkpoint`."""
-    return torch.read_legacy(data, start, _machine(skip_objects), TOOLS)
+    """As `model_zoo.formats.archive.read_legacy`; `skip_objects` is that of `open_checkpoint`."""
+    return archive.read_legacy(data, start, _machine(skip_objects), TOOLS)
 
 
 def _machine(skip_objects: bool) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from checkpoint_files import GOLDEN, TORCH_FILES, as_read, every_type
 
-from model_zoo.formats import torch as torch_format
+from model_zoo.formats import archive
 from ppdiffusers.checkpoints import CheckpointError, open_checkpoint, save_pdparams, save_safetensors
 
 
@@ -232,7 +232,7 @@ def test_torch_archive_that_was_packed_again(write, monkeypatch):
     with open_checkpoint(path) as checkpoint, open_checkpoint(GOLDEN / "views.pt") as plain:
         for name in plain.keys():
             np.testing.assert_array_equal(checkpoint.read(name), plain.read(name))
-    monkeypatch.setattr(torch_format, "MAX_UNPACKED", 100)
+    monkeypatch.setattr(archive, "MAX_UNPACKED", 100)
     with pytest.raises(CheckpointError, match="compressed zip"):
         open_checkpoint(path)
 

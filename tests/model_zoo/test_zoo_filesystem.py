@@ -11,7 +11,7 @@ import pytest
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in, left_parts, python
 
 import model_zoo
-from model_zoo import cache, part, registry, sharing
+from model_zoo import disk, part, registry
 
 DOWNLOAD = f"print(model_zoo.download({NAME!r}))"
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX")
@@ -98,7 +98,7 @@ def test_what_is_there_need_not_fit_again(zoo, folder, contents, monkeypatch):
         model_zoo.download(NAME)
     zoo.forget()
     usage = shutil.disk_usage(folder)
-    monkeypatch.setattr(cache, "SPARE", 0)
+    monkeypatch.setattr(disk.check_space, "__defaults__", (0,))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=5000))
     model_zoo.download(NAME)
     assert_right(folder, contents)
@@ -191,7 +191,7 @@ def test_who_may_use_what_is_made(folder_mode, foreign, mode, tmp_path):
     if foreign:
         os.chown(file, -1, os.getegid() + 1)
     (tmp_path / "place").chmod(folder_mode)
-    sharing.share(file)
+    disk.share(file)
     assert stat.S_IMODE(file.stat().st_mode) == mode
 
 
@@ -203,7 +203,7 @@ def test_links_to_other_files_are_not_opened_to_anybody(link, tmp_path):
     secret = tmp_path / "secret"
     secret.touch(0o600)
     link(secret, tmp_path / "place" / "file")
-    sharing.share(tmp_path / "place" / "file")
+    disk.share(tmp_path / "place" / "file")
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
