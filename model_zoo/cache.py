@@ -32,10 +32,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model_zoo import digests, settings
+from model_zoo.digests import Source
 from model_zoo.disk import make_folder, reading, sync_folder, write_text, writing
 from model_zoo.errors import CacheError, ManifestError, UnknownModelError
-from model_zoo.formats.scan import complaint
-from model_zoo.http import Source
 from model_zoo.manifest import File, Model
 from model_zoo.registry import find
 from model_zoo.settings import PathLike
@@ -220,6 +219,8 @@ def _is_there(file: File, path: Path, recorded: Record | None) -> bool:
         return False
     size = os.path.getsize(path)
     if recorded is None:  # put there by hand, or its record is lost
+        from model_zoo.formats.scan import complaint  # only this needs the readers
+
         right = complaint(path) is None if file.sha256 is None else hash_file(path) == file.sha256
         return right and file.wrong_size(size) is None
     exact = file.size in (None, size) and file.sha256 in (None, recorded.sha256)

@@ -16,10 +16,18 @@ from typing import Any, NoReturn
 
 from model_zoo import cache, registry, settings
 from model_zoo.downloads import download, plan
-from model_zoo.errors import ModelZooError, SettingsError
+from model_zoo.errors import (
+    ModelZooError,
+    SettingsError,
+    age_text,
+    parse_duration,
+    parse_size,
+    public,
+    size_text,
+    table,
+)
 from model_zoo.manifest import File, Model
 from model_zoo.registry import find, list_models
-from model_zoo.text import age_text, parse_duration, parse_size, public, size_text, table
 from model_zoo.verification import verify
 
 CONVERT = "to be converted"

@@ -1,4 +1,4 @@
-"""Conversations with servers that may be slow, confused or hostile, and what they say about a file.
+"""Conversations with servers that may be slow, confused or hostile.
 
 The standard library's client, since all of this is about what lies between it and its callers: every wait ends by the
 clock, bytes are handed over as they come, addresses that are none are an answer and not an exception, and no redirect
@@ -8,7 +8,6 @@ leads from https to http.
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import dataclasses
 import functools
@@ -23,10 +22,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-from model_zoo.errors import DownloadError
-from model_zoo.text import public, scrub
+from model_zoo.digests import number
+from model_zoo.errors import DownloadError, public, scrub
 
-_DIGESTS = {"crc32": 4, "md5": 16, "sha1": 20, "sha256": 32}  # what the standard library computes, in bytes
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 
@@ -232,7 +230,7 @@ class _Response(http.client.HTTPResponse):
         if len(lengths) > 1:
             raise http.client.HTTPException("it says two lengths")
         if len(lengths) == 1 and not self.chunked and self.length is None and lengths != {""}:
-            self.length = _number(lengths.pop())  # the same one twice
+            self.length = number(lengths.pop())  # the same one twice
 
 
 @functools.lru_cache(maxsize=1)
@@ -303,117 +301,3 @@ def _split(url: str) -> SplitResult | None:
 def _basic(parts: SplitResult) -> str:
     pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     return "Basic " + base64.b64encode(pair.encode()).decode()
-
-
-# What a server says about a file
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One version of a file at one endpoint.
-
-    Attributes:
-        endpoint: its public address.
-        length: bytes, where known.
-        etag: as it was sent.
-        date: the Last-Modified header, as it was sent.
-        digests: lower-case hexadecimal by name: `crc32`, `md5`, `sha1`, `sha256`.
-    """
-
-    endpoint: str
-    length: int | None = None
-    etag: str | None = None
-    date: str | None = None
-    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def of(cls, answer: Answer, endpoint: str, length: int | None = None) -> Source:
-        """From the headers of an answer with the whole file, or a part of one of `length` bytes."""
-        if length is None and "chunked" not in answer.header("Transfer-Encoding").lower():
-            length = _number(answer.header("Content-Length").split(",")[0].strip())
-        headers = answer.headers
-        return cls(endpoint, length, headers.get("ETag"), headers.get("Last-Modified"), _digests(headers))
-
-    @classmethod
-    def load(cls, values: Any) -> Source:
-        """From what `dump` gave.
-
-        Raises:
-            ValueError, TypeError: it did not give that.
-        """
-        source = cls(**{"endpoint": "", **values})
-        texts = (source.endpoint, source.etag or "", source.date or "", *source.digests.values())
-        numbers = type(source.length) in (int, type(None))
-        if (
-            not numbers
-            or not all(isinstance(text, str) for text in texts)
-            or not source.digests.keys() <= set(_DIGESTS)
-        ):
-            raise ValueError("no record of a source")
-        return source
-
-    def dump(self) -> dict[str, Any]:
-        """The fields that say something, for JSON."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value}
-
-    @property
-    def validator(self) -> str | None:
-        """What an If-Range header takes: a strong ETag, or the date of change where there is none at all."""
-        return self.date if self.etag is None else None if self.etag.startswith("W/") else self.etag
-
-    @property
-    def etag_md5(self) -> str | None:
-        """The ETag where it looks like an MD5: object stores mean one by it, but some servers hash a date."""
-        found = re.fullmatch(r'"([0-9A-Fa-f]{32})"', self.etag or "")
-        return found[1].lower() if found else None
-
-    def agrees(self, now: Source) -> bool:
-        """Whether nothing that both answers carry says that they are of two versions."""
-        pairs = [(getattr(self, key), getattr(now, key)) for key in ("length", "etag", "date")]
-        return all(old == new for old, new in pairs if old is not None and new is not None)
-
-    def change(self, now: Source) -> str | None:
-        """How `now` is another version than this one; None where nothing says that it is.
-
-        Some server farms give one file a different ETag on every machine, so a new ETag beside the old date is no new
-        version. Across endpoints only lengths and digests can be compared.
-        """
-        common = sorted(self.digests.keys() & now.digests.keys())
-        if common:
-            return next((f"another {name}" for name in common if self.digests[name] != now.digests[name]), None)
-        here = self.endpoint == now.endpoint
-        old, new = ((source.etag or "").replace("W/", "", 1) for source in (self, now))
-        if here and old and old == new:
-            return None
-        if None not in (self.length, now.length) and self.length != now.length:
-            return f"{now.length} bytes instead of {self.length}"
-        if not here or (self.date and self.date == now.date):
-            return None
-        if old and new:
-            return f"the ETag {new} instead of {old}"
-        return f"the date {now.date} instead of {self.date}" if self.date and now.date else None
-
-
-def _digests(headers: Any) -> dict[str, str]:
-    """Every digest of the whole file that can be computed here; what cannot be one is passed over."""
-    found: dict[str, str] = {}
-    # Objects that were uploaded in pieces have a digest of the pieces' digests, marked by `-<count>`: not base64.
-    claims: list[tuple[str, str]] = [("md5", headers.get("Content-MD5", ""))]
-    claims += [(name, headers.get(f"x-amz-checksum-{name}", "")) for name in _DIGESTS]
-    for header in ("x-goog-hash", "Digest", "Repr-Digest"):
-        for item in headers.get(header, "").split(","):
-            name, _, value = item.strip().partition("=")
-            claims.append((name.lower().replace("sha-", "sha"), value.strip(":")))
-    for name, claim in claims:
-        with contextlib.suppress(binascii.Error, ValueError):
-            raw = base64.b64decode(claim, validate=True)
-            if len(raw) == _DIGESTS.get(name, -1):
-                found[name] = raw.hex()
-    crc = _number(headers.get("x-bce-content-crc32", ""))
-    if crc is not None and crc < 1 << 32:
-        found["crc32"] = f"{crc:08x}"
-    return found
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

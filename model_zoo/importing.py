@@ -20,8 +20,7 @@ from typing import BinaryIO, Callable
 
 from model_zoo import cache, disk, settings
 from model_zoo.errors import CacheError, SourceError
-from model_zoo.formats import FormatError, archive
-from model_zoo.formats.scan import complaint
+from model_zoo.formats import FormatError
 from model_zoo.manifest import File, Model
 from model_zoo.registry import find, list_models
 from model_zoo.settings import PathLike
@@ -111,6 +110,8 @@ def _root(source: Path, model: Model, found: Iterable[str]) -> str:
 
 def _copy_all(source: Path, model: Model, root: str, stage: Path) -> dict[str, str]:
     """Copy the files of the manifest; their sha256 by path."""
+    from model_zoo.formats.scan import complaint  # only this needs the readers
+
     wanted = {root + file.path: file for file in model.files}
     hashes: dict[str, str] = {}
     for path, chunks in members(source):
@@ -211,6 +212,8 @@ def _blocks(path: Path) -> Chunks:
 
 
 def _zip(stream: BinaryIO) -> Iterator[tuple[str, Callable[[], Chunks] | None]]:
+    from model_zoo.formats import archive
+
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         entries = archive.read_entries(data)
         _check_size(len(data), sum(entry.size for entry in entries))

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from model_zoo.errors import ManifestError
-from model_zoo.text import public
+from model_zoo.errors import ManifestError, public
 
 SCHEMA = 1
 MANIFESTS = "[!.]*/[!.]*.json"  # where they lie in a folder of them

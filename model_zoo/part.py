@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, NamedTuple
 
 from model_zoo import disk
-from model_zoo.digests import Follower
-from model_zoo.formats.scan import complaint
-from model_zoo.http import Source
+from model_zoo.digests import Follower, Source
 
 _BLOCK = 1 << 20
 _FLUSH = 64 << 20  # bytes after which the disk is set to work, so that the last fsync has little to wait for
@@ -139,6 +137,8 @@ class Part:
 
     def complaint(self) -> str | None:
         """What the file's own structure says against it."""
+        from model_zoo.formats.scan import complaint
+
         with self._own():
             return complaint(self._path, self.destination.name)
 

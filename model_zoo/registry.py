@@ -28,7 +28,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from model_zoo import http, settings
+from model_zoo import settings
+from model_zoo.digests import Source
 from model_zoo.disk import make_folder, write_text
 from model_zoo.errors import (
     CacheError,
@@ -37,6 +38,7 @@ from model_zoo.errors import (
     RegistryError,
     UnknownModelError,
     UnknownTaskError,
+    public,
 )
 from model_zoo.manifest import (
     BUILTIN_MANIFEST,
@@ -49,7 +51,6 @@ from model_zoo.manifest import (
     read_json,
     read_manifest,
 )
-from model_zoo.text import public
 
 COMMUNITY = Path(__file__).parent / "community"
 BUILTIN = Path(__file__).parent / "builtin"
@@ -283,6 +284,8 @@ class _Copy(_Layer):
         Raises:
             RegistryError: it cannot be had, or is no registry. Such an answer never replaces a copy.
         """
+        from model_zoo import http  # half of the start-up time
+
         headers = {"Accept": "application/json"}
         if self.about.get("etag"):
             headers["If-None-Match"] = str(self.about["etag"])
@@ -303,7 +306,7 @@ class _Copy(_Layer):
                         body += block
                         if len(body) > LARGEST:
                             raise RegistryError(f"it has more than {LARGEST:,} bytes")
-                    source = http.Source.of(answer, "")
+                    source = Source.of(answer, "")
             except (http.Unreachable, DownloadError) as error:
                 raise RegistryError(str(error)) from None
         if source.length not in (None, len(body)):

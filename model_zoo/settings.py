@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, Union
 from urllib.parse import urlsplit
 
-from model_zoo.errors import SettingsError
-from model_zoo.text import public
+from model_zoo.errors import SettingsError, public
 
 PathLike = Union[str, "os.PathLike[str]"]
 

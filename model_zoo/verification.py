@@ -6,15 +6,14 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from model_zoo import cache, digests, http, settings
+from model_zoo import cache, digests, settings
+from model_zoo.digests import Source
 from model_zoo.disk import reading
-from model_zoo.downloads import download, look, mirrors
-from model_zoo.errors import CacheError, DownloadError, NotCachedError, SettingsError
-from model_zoo.http import Source
+from model_zoo.downloads import download, mirrors
+from model_zoo.errors import CacheError, DownloadError, NotCachedError, SettingsError, scrub
 from model_zoo.manifest import File
 from model_zoo.registry import find
 from model_zoo.settings import PathLike
-from model_zoo.text import scrub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +87,9 @@ def verify(
             download(name, revision=revision, cache_dir=cache_dir, endpoint=endpoint, include=wrong, progress=None)
             return verify(name, revision=revision, cache_dir=cache_dir, endpoint=endpoint, remote=remote)
     if remote and model.folder is None:
+        from model_zoo import http  # only this needs all that it imports
+        from model_zoo.transfer import look
+
         endpoints, _ = mirrors(model, endpoint)
         recorded = cache.records(folder, model.files)
         with contextlib.closing(http.Client(http.POLICY)) as client:

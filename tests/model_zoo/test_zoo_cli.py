@@ -18,7 +18,7 @@ from zoo_files import NAME, assert_right
 import model_zoo
 from model_zoo import cache, part, settings
 from model_zoo.cli import main
-from model_zoo.text import age_text, parse_duration, parse_size, size_text, table
+from model_zoo.errors import age_text, parse_duration, parse_size, size_text, table
 
 ROOT = Path(model_zoo.__file__).parents[1]
 TINY = "ppdiffusers/ldm-super-resolution-4x-tiny"

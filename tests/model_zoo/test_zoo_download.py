@@ -16,7 +16,7 @@ import pytest
 from zoo_files import NAME, WEIGHTS, assert_right
 
 import model_zoo
-from model_zoo import downloads, http
+from model_zoo import http, transfer
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_the_first_download_of_an_unknown_file_is_reported(zoo, monkeypatch):
 def test_no_more_files_at_once_than_was_set(jobs, zoo, folder, contents, monkeypatch):
     monkeypatch.setenv("MODEL_ZOO_JOBS", str(jobs))
     running, most = [], []
-    fetch = downloads._Download._from_mirrors
+    fetch = transfer.Download._from_mirrors
 
     def counted(self, *arguments):
         running.append(1)
@@ -217,7 +217,7 @@ def test_no_more_files_at_once_than_was_set(jobs, zoo, folder, contents, monkeyp
         finally:
             running.pop()
 
-    monkeypatch.setattr(downloads._Download, "_from_mirrors", counted)
+    monkeypatch.setattr(transfer.Download, "_from_mirrors", counted)
     model_zoo.download(NAME)
     assert_right(folder, contents)
     assert max(most) == jobs

@@ -16,6 +16,7 @@ from zoo_files import ALIAS, NAME, WEIGHTS, files_in
 
 import model_zoo
 from model_zoo import cache, importing
+from model_zoo.formats import scan
 
 KINDS = ["folder", "zip", "tar", "tar.gz"]
 
@@ -162,7 +163,7 @@ def test_interrupted_import_leaves_nothing(carry, contents, home, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importing, "complaint", interrupted)
+    monkeypatch.setattr(scan, "complaint", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model_zoo.import_model(carry("zip", contents), NAME)
     assert_nothing(home)

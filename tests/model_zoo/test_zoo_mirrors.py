@@ -22,7 +22,7 @@ from fake_community import CommunityServer
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, weights
 
 import model_zoo
-from model_zoo import downloads, http
+from model_zoo import http, transfer
 
 DEAD = "http://127.0.0.1:9/zoo"
 
@@ -56,9 +56,9 @@ def test_a_dead_mirror_is_asked_last_from_then_on(zoo, folder, contents, monkeyp
     monkeypatch.setenv("MODEL_ZOO_ENDPOINT", f"{DEAD} {zoo.url}")
     monkeypatch.setenv("MODEL_ZOO_JOBS", "1")
     tried = []
-    attempt = downloads._Transfer._attempt
+    attempt = transfer._Transfer._attempt
     monkeypatch.setattr(
-        downloads._Transfer, "_attempt", lambda self, part: (tried.append(self.url), attempt(self, part))
+        transfer._Transfer, "_attempt", lambda self, part: (tried.append(self.url), attempt(self, part))
     )
     model_zoo.download(NAME)
     assert_right(folder, contents)
@@ -126,7 +126,7 @@ def test_a_model_with_places_of_its_own(zoo, mirror, folder, contents, manifest,
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_kept_and_told(form, zoo, folder, contents, monkeypatch, caplog):
     waits = []
-    begin = downloads._Download.__init__
+    begin = transfer.Download.__init__
 
     class Impatient(threading.Event):
         def wait(self, seconds=None):
@@ -137,7 +137,7 @@ def test_retry_after_is_kept_and_told(form, zoo, folder, contents, monkeypatch, 
         begin(self, *rest)
         self.stop = Impatient()
 
-    monkeypatch.setattr(downloads._Download, "__init__", impatient)
+    monkeypatch.setattr(transfer.Download, "__init__", impatient)
     value = "17" if form == "seconds" else email.utils.formatdate(time.time() + 18, usegmt=True)
     zoo.fail(path=WEIGHTS, status=429, headers={"Retry-After": value}, times=1)
     with caplog.at_level(logging.WARNING, "model_zoo"):
@@ -388,14 +388,14 @@ def test_two_versions_of_a_model_are_never_mixed(zoo, folder, contents):
 
 def test_a_version_that_changes_during_the_download(zoo, folder, contents, monkeypatch):
     monkeypatch.setenv("MODEL_ZOO_JOBS", "1")
-    run = downloads._Transfer.run
+    run = transfer._Transfer.run
 
     def run_late(self, part):
         if self.url.endswith(WEIGHTS) and "x" * 224 not in contents["model_index.json"].decode():
             replace_all(zoo, contents)
         return run(self, part)
 
-    monkeypatch.setattr(downloads._Transfer, "run", run_late)
+    monkeypatch.setattr(transfer._Transfer, "run", run_late)
     model_zoo.download(NAME)
     assert_right(folder, contents)
 

@@ -15,7 +15,7 @@ import pytest
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in, left_parts, python, weights
 
 import model_zoo
-from model_zoo import cache, downloads, http, part, registry
+from model_zoo import cache, http, part, registry, transfer
 
 DOWNLOAD = f"print(model_zoo.download({NAME!r}))"
 # A file system that grants every lock to everybody.
@@ -132,9 +132,9 @@ def test_an_older_part(size, changed, zoo, folder, contents):
 def test_the_bar_counts_what_was_there_before_and_not_as_speed(zoo, folder, contents, monkeypatch):
     left = leave_a_part(zoo, folder)
     counted = []
-    call = downloads._Progress.gained
+    call = transfer._Progress.gained
     monkeypatch.setattr(
-        downloads._Progress,
+        transfer._Progress,
         "gained",
         lambda self, count, before: (counted.append((before, count)), call(self, count, before)),
     )
