@@ -152,3 +152,15 @@ def test_files_that_are_not_there(tmp_path):
     assert "folder" in refused(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     refused(tmp_path / "pipe")
+
+
+@LINUX
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_what_scan_calls_safe_makes_data_and_nothing_else(count):
+    """Composed of allowed names, opcodes and memory; opened by everything that is here."""
+    command = [sys.executable, str(Path(__file__).with_name("pickle_property.py")), "--count", str(count)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert found["wrong"] == []
+    assert found["safe"] > 0.5 * count and found["refused"] > 0.1 * count
+    assert found["opened as data"]["pickle"] > 0.4 * count and found["opened as data"]["steps"] > 0.4 * count
+    assert all(not value for oracle in found["oracles"].values() for key, value in oracle.items() if key != "of")
