@@ -43,7 +43,7 @@ def small_disk(place: Place, row: Row, runs: int) -> None:
         place.home.mkdir()
         size = random.Random(f"{row.name} {number}").randrange(100, len(place.weights) // 1024 - 50)
         script = f'mount -t tmpfs -o size={size}k none "{place.home}" || exit 77; cd {ROOT}; shift; exec "$0" "$@"'
-        blind = "cache.check_space = lambda *arguments, **options: None\n" if number % 2 else ""
+        blind = "disk.check_space = lambda *arguments, **options: None\n" if number % 2 else ""
         after = "import os; kept = [f for _, _, fs in os.walk(sys.argv[1]) for f in fs]\n"
         code = blind + f"try:\n    {FETCH}except model_zoo.CacheError as e:\n    {after}    print(e, kept)\n"
         command = [*mount, script, sys.executable, "x", "-c", CHILD + code, str(place.home)]

@@ -3,8 +3,8 @@
     python tests/checkpoints/pickle_property.py [--count 10000] [--seed 0] [--python OTHER ...]
 
 composes files of allowed names, opcodes and tricks of the memory, judges each, and has every one that is safe opened
-by `pickle.load`, by a pure Python unpickler that watches each step, by `paddle.load` and by `torch.load` (as far as this
-Python, and the others given, have them), in child processes under an audit hook. Prints one JSON object.
+by `pickle.load`, by a pure Python unpickler that watches each step, by `paddle.load` and by `torch.load` (as far as
+this Python, and the others given, have them), in child processes under an audit hook. Prints one JSON object.
 """
 
 from __future__ import annotations
