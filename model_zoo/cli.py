@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from model_zoo import cache, registry, settings
@@ -229,11 +230,11 @@ def _list(options: argparse.Namespace) -> tuple[Any, int]:
 def _inventory(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One JSON object a model: of the catalogue, and those in the cache that it does not know."""
     on_disk = {entry.place: entry for entry in cache.cached(options.cache_dir)}
-    rows = []
+    home, rows = settings.home(options.cache_dir), []
     for model in list_models(options.task):
         entry = on_disk.pop(model.place, None)
         if entry or not options.downloaded:
-            rows.append(_row(model.name, model, entry, _state(model, options.cache_dir)))
+            rows.append(_row(model.name, model, entry, _state(model, home if entry else None)))
     if options.task is None:
         rows += [_row(place, None, entry, "not in the catalogue") for place, entry in on_disk.items()]
     return rows
@@ -276,7 +277,7 @@ def _show(options: argparse.Namespace) -> tuple[Any, int]:
         "registry": model.registry,
         "served at": ", ".join(address for address in (model.base_url, *model.mirrors) if address),
         "revisions": ", ".join(model.revisions),
-        "state": _state(model, options.cache_dir),
+        "state": _state(model, settings.home(options.cache_dir)),
         "last used": entry and _last_use({"last_used": entry.last_used}),
         "folder": folder if model.files else None,
         "files": f"{len(model.files)}, {size_text(model.nominal_size, model.size_is_exact)}" if model.files else None,
@@ -485,15 +486,14 @@ def _env(options: argparse.Namespace) -> tuple[Any, int]:
     return facts, 0
 
 
-def _state(model: Model, cache_dir: str | None) -> str:
+def _state(model: Model, home: Path | None) -> str:
     if model.folder is not None:
         return "built in" if model.registry is None else "in its place"
     if not model.files:
         return CONVERT
-    folder = cache.model_folder(model, cache_dir)
-    if not folder.is_dir():
+    if home is None or not (home / model.place).is_dir():
         return "not downloaded"
-    return "downloaded" if cache.is_complete(model, folder) else "partly downloaded"
+    return "downloaded" if cache.is_complete(model, home / model.place) else "partly downloaded"
 
 
 def _last_use(row: dict[str, Any]) -> str:

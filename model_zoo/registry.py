@@ -311,7 +311,7 @@ class _Copy(_Layer):
                 raise RegistryError(str(error)) from None
         if source.length not in (None, len(body)):
             raise RegistryError(f"the connection closed after {len(body)} of {source.length} bytes")
-        lines, bad = [], []
+        lines, bad, models = [], [], []
         try:
             for values in _entries(_decode(bytes(body))):
                 try:
@@ -319,6 +319,7 @@ class _Copy(_Layer):
                 except ManifestError as error:
                     bad.append(str(error))
                     continue
+                models.append(model)
                 lines.append(f"{model.name.lower()}\t{json.dumps(values)}\n")
                 lines += [f"{alias.lower()}\t{model.name}\n" for alias in model.aliases]
         except ManifestError as error:
@@ -326,6 +327,7 @@ class _Copy(_Layer):
         problem = f"{len(bad)} of its entries are passed over: {self.label}: {bad[0]}" if bad else None
         about = {"url": self.label, "etag": source.etag, "date": source.date, "asked": time.time(), "problem": problem}
         self._keep(about, "".join(lines).encode())
+        self._models = models
 
     def _keep(self, about: dict[str, Any], lines: bytes) -> None:
         self.about, self._models = about, None
@@ -382,6 +384,7 @@ def _ask(copies: list[_Copy]) -> list[RegistryError]:
         try:
             fresh = _Copy(copies[index].url, copies[index].override)
             fresh.renew(until)
+            fresh.models()  # while others are waited for
             answers[index] = fresh
         except Exception as error:
             answers[index] = error
