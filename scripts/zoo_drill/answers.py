@@ -311,13 +311,14 @@ def server(place: Place) -> Iterator[Any]:
         running.server_close()
 
 
-def fault(place: Place, row: Row, answer: Answer, runs: int) -> None:
+def fault(place: Place, row: Row, answer: Answer, runs: int, first: int = 0) -> None:
+    """Runs of even numbers have hashes in the manifest."""
     before, patience = os.environ["MODEL_ZOO_ENDPOINT"], http.POLICY
     http.POLICY = dataclasses.replace(patience, connect_timeout=0.4, read_timeout=0.4, attempts=3)
     try:
         with server(place) as running:
             os.environ["MODEL_ZOO_ENDPOINT"] = f"http://127.0.0.1:{running.server_address[1]}"
-            for number in range(runs):
+            for number in range(first, first + runs):
                 rng = random.Random(f"{row.name} {number}")
                 place.reset()
                 place.publish(rng, hashes=number % 2 == 0)
