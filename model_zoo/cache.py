@@ -35,7 +35,7 @@ from model_zoo import digests, settings
 from model_zoo.digests import Source
 from model_zoo.disk import make_folder, reading, sync_folder, write_text, writing
 from model_zoo.errors import CacheError, ManifestError, UnknownModelError
-from model_zoo.manifest import File, Model
+from model_zoo.manifest import File, Model, is_name
 from model_zoo.registry import find
 from model_zoo.settings import PathLike
 
@@ -100,6 +100,16 @@ def is_complete(model: Model, folder: Path) -> bool:
     return all(
         file.path in recorded and _is_there(file, folder / file.path, recorded[file.path]) for file in model.files
     )
+
+
+def kept(name: str, home: Path) -> Path | None:
+    """The folder of a model that no catalogue knows (any more), where its marker vouches for all that it lists."""
+    folder = home / name
+    recorded = marked(folder) if is_name(name) else {}
+    whole = (
+        _is_there(File(path, record.size, record.sha256), folder / path, record) for path, record in recorded.items()
+    )
+    return folder if recorded and all(whole) else None
 
 
 def records(folder: Path, files: Sequence[File]) -> dict[str, Record]:

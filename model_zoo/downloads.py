@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from model_zoo import cache, settings
-from model_zoo.errors import CacheError, MissingFolderError, NotCachedError, NotConvertedError, SettingsError, public
+from model_zoo.errors import (
+    CacheError,
+    MissingFolderError,
+    NotCachedError,
+    NotConvertedError,
+    RegistryError,
+    SettingsError,
+    UnknownModelError,
+    public,
+)
 from model_zoo.manifest import File, Model
 from model_zoo.part import bytes_left
 from model_zoo.registry import find, local_folder
@@ -61,7 +70,13 @@ def download(
         SettingsError: an argument or setting is no address, folder, number or pattern that fits.
         RegistryError: only an address of MODEL_ZOO_REGISTRY may know the name, and it could not or must not be asked.
     """
-    model = find(name, revision=revision, local_files_only=local_files_only)
+    try:
+        model = find(name, revision=revision, local_files_only=local_files_only)
+    except (UnknownModelError, RegistryError):  # whatever became of its registry, what is complete is here
+        kept = None if force or local_dir else cache.kept(name, settings.home(cache_dir))
+        if kept is None or revision is not None:
+            raise
+        return kept
     local = local_folder(model)
     if local is not None and local_dir is None:
         return local

@@ -19,7 +19,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SCAN = "tests/checkpoints/test_checkpoint_scan.py tests/checkpoints/test_checkpoint_hostile.py"
+SCAN = "tests/checkpoints/test_checkpoint_scan.py"
+DRILL = "tests/checkpoints/test_checkpoint_hostile.py"
 Z = "tests/model_zoo/test_zoo_"
 ODD = f"{Z}answers.py {Z}faults.py"
 
@@ -31,7 +32,6 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("formats/names.py", "in (Function, Marker, Call)", "in (Function, Marker)", SCAN),
     ("formats/names.py", ' or (type(value) is dict and "__builtins__" in value)', "", SCAN),
     ("formats/names.py", "state[2:] == (None, None, None, -1, -1, 0)", "state[2:7] == (None, None, None, -1, -1)", SCAN),
-    ("formats/names.py", "len(state) == 8", "len(state) >= 8", SCAN),
     ("formats/names.py", 'if shape != (0,) or machine.content(code) != b"b"', 'if machine.content(code) != b"b"', SCAN),
     ("formats/names.py", 'or key.startswith("__")', "", SCAN),
     ("formats/names.py", "if part is not None and type(part) is not dict:", "if False:", SCAN),
@@ -41,7 +41,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("formats/machine.py", "return as_data(self.stack.pop())", "return self.stack.pop()", SCAN),
     ("formats/machine.py", "target.extend(map(as_data, items))", "target.extend(items)", SCAN),
     ("formats/machine.py", "if self.held > MAX_HELD * len(self.data) + HELD_SLACK:", "if False:", SCAN),
-    ("formats/machine.py", "if self.steps > MAX_STEPS:", "if False:", SCAN + " tests/checkpoints/test_checkpoint_damage.py"),
+    ("formats/machine.py", "if self.steps > MAX_STEPS:", "if False:", DRILL),
     ("formats/machine.py", "            as_state(state)\n        else:", "            pass\n        else:", SCAN),
     ("formats/scan.py", "if archive.ends_here(data):", "if False:", SCAN),
     ("formats/scan.py", "if _names_as_pickle(data):", "if False:", SCAN),
@@ -51,9 +51,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("formats/scan.py", "(<!--.*?-->", "(<!--x-->", SCAN),
     ("formats/archive.py", "if end != program.stop:", "if False:", SCAN),
     ("formats/archive.py", 'if not known and not (name.endswith("/") and not entry.size):', "if False:", SCAN),
-    ("formats/archive.py", "if any(end > following for (_, end), (following, _) in zip(places, places[1:])):", "if False:", SCAN),
+    ("formats/archive.py", "if any(end > following for (_, end), (following, _) in zip(places, places[1:])):", "if False:", DRILL),
     ("formats/archive.py", "or crc != self.crc", "", Z + "importing.py"),
-    ("formats/safetensors.py", "if length > MAX_HEADER:", "if False:", SCAN),
+    ("formats/safetensors.py", "if length > MAX_HEADER:", "if False:", DRILL),
     # import
     ("importing.py", "        disk.sync(copy.fileno())  # before the marker vouches for it\n", "", Z + "importing.py"),
     ("importing.py", "if file.path in hashes:", "if False:", Z + "importing.py"),

@@ -196,7 +196,7 @@ class PickledType(Attributes):
 
     def set_state(self, machine: Machine, state: Any) -> None:
         # The last of them are flags, of which one would have numpy take the numbers for places in memory.
-        plain = type(state) is tuple and len(state) == 8 and state[2:] == (None, None, None, -1, -1, 0)
+        plain = type(state) is tuple and state[2:] == (None, None, None, -1, -1, 0)
         if not plain or type(state[1]) is not str or state[1] not in ("<", ">", "|", "="):
             raise FormatError("holds arrays of a structured type")
         self.big_endian = state[1] == ">"

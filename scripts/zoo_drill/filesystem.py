@@ -134,7 +134,7 @@ def links(place: Place, row: Row, runs: int) -> None:
             (outside / name).write_text("of somebody else")
         spots = [place.home / ".locks", place.folder.parent, place.folder, place.folder / "unet"]
         spots += [place.folder / name for name in (cache.MARKER, f".{CONFIG}.record.json", f".{CONFIG}.01234567.part")]
-        spots += [cache.locks_of(place.folder) / f"{CONFIG}.lock"]
+        spots += [cache.locks_of(place.folder, place.home) / f"{CONFIG}.lock"]
         spot = spots[number % len(spots)]
         spot.parent.mkdir(parents=True, exist_ok=True)
         is_folder = spots.index(spot) < 4

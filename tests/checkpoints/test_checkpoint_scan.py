@@ -118,6 +118,11 @@ COMPOSED = {
                                b"J\xff\xff\xff\x7f\x85", b"C\x01b"),
     "what-eval-leaves": b"}"
     + text("data") + b"Nsq\x01" + name("builtins", "eval") + text("data") + b"h\x01\x86R0]h\x01a",
+    "huge-array-with-little-data": GOOD_ARRAY.replace(b"K\0\x85C\x01b", b"J\xff\xff\xff\x7f\x85C\x01b"),
+    "array-of-another-code": GOOD_ARRAY.replace(b"C\x01b", b"C\x01O"),
+    "eval-of-more": called("builtins", "eval", text("data "), b"}" + text("data") + b"Ns"),
+    "function-for-an-argument-that-is-ignored": called("torch", "device", name("numpy", "dtype")),
+    "class-for-an-argument-that-is-ignored": called("torch", "device", name("numpy", "ndarray")),
     "leading-zeros": SYSTEM + b"p" + b"0" * 70 + b"7\n0N0g7\n" + text("true") + b"\x85R",
 }  # fmt: skip
 

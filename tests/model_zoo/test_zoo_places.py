@@ -541,3 +541,29 @@ def test_relative_places_and_home(tmp_path, catalogue_of, entry, use, monkeypatc
         use(place)
         assert model_zoo.find("friend/tiny").registry == str(tmp_path / "mine")
     assert sys.path and Path(model_zoo.find("friend/tiny").registry).is_absolute()
+
+
+@pytest.mark.parametrize("lost", ["its copy", "the setting", "the entry"])
+def test_a_complete_model_outlives_its_registry(
+    lost, catalogue_of, manifest, entry, use, web, contents, tmp_path, monkeypatch
+):
+    catalogue_of(manifest)
+    write(web.folder / "index.json", {"models": [entry]})
+    for path, content in contents.items():
+        (web.folder / "friend/tiny" / path).parent.mkdir(parents=True, exist_ok=True)
+        (web.folder / "friend/tiny" / path).write_bytes(content)
+    use(f"{web.url}/index.json")
+    folder = model_zoo.download("friend/tiny")
+    if lost == "its copy":
+        next((settings.home() / registry.FOLDER).iterdir()).unlink()
+    elif lost == "the setting":
+        use()
+    else:
+        write(web.folder / "index.json", {"models": []})
+        model_zoo.registry.find(NAME, refresh=True)
+    assert model_zoo.download("friend/tiny", local_files_only=True) == folder
+    monkeypatch.setenv("MODEL_ZOO_OFFLINE", "1")
+    assert model_zoo.resolve("friend/tiny") == folder
+    os.truncate(folder / "model_index.json", 10)
+    with pytest.raises((model_zoo.UnknownModelError, model_zoo.RegistryError)):
+        model_zoo.download("friend/tiny", local_files_only=True)
