@@ -252,6 +252,40 @@ def test_one_span_of_many_arrays_is_not_joined(write):
             assert "times its size" in report.reason
 
 
+def test_bytes_after_the_pickle(write):
+    good = pickle.dumps({"w": np.ones(3)}, 4)
+    assert scan(write(good)).safe
+    assert "4 bytes after its end" in scan(write(good + b"more")).reason
+    report = scan(write(good + EVIL))
+    assert not report.safe and any("system" in run for run in report.runs)
+
+
+def test_entries_that_share_bytes(write):
+    """A pickle that lies within the numbers of a storage: one reader sees numbers where another sees a pickle."""
+    program = pickled(b"}")
+
+    def local(entry_name, content):
+        head = struct.pack(
+            "<4s5H3I2H", b"PK\x03\x04", 20, 0, 0, 0, 0, 0, len(content), len(content), len(entry_name), 0
+        )
+        return head + entry_name.encode() + content
+
+    inner = local("archive/data.pkl", program)
+    outer = local("archive/data/0", inner)
+    for shared in (True, False):
+        body = outer if shared else outer + inner
+        places = {"archive/data/0": (0, len(inner)), "archive/data.pkl": (len(body) - len(inner), len(program))}
+        directory = b"".join(
+            struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, size, size, len(key), 0, 0, 0, 0, 0, place)
+            + key.encode()
+            for key, (place, size) in places.items()
+        )
+        end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 2, 2, len(directory), len(body), 0)
+        report = scan(write(body + directory + end))
+        assert report.safe is not shared, report
+        assert not shared or "overlap" in report.reason
+
+
 def test_it_needs_no_library(tmp_path):
     (tmp_path / "file").write_bytes(RUNS["zip"])
     code = (

@@ -442,6 +442,33 @@ def test_what_the_zip_directory_claims_is_not_believed(carry, contents, home):
     assert_nothing(home)
 
 
+def test_a_flipped_byte_in_a_stored_zip(contents, home, tmp_path):
+    """Where no hash is known, the archive's own checksum tells."""
+    source = tmp_path / "stored.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        for path, content in contents.items():
+            archive.writestr(path, content)
+    data = bytearray(source.read_bytes())
+    data[data.find(contents[WEIGHTS]) + 10_000] ^= 1
+    source.write_bytes(data)
+    with pytest.raises(model_zoo.SourceError, match="is not what its directory says"):
+        model_zoo.import_model(source, NAME)
+    assert_nothing(home)
+
+
+def test_a_tar_that_ends_like_a_zip(contents, folder, tmp_path):
+    """Its first bytes say what it is: torch's weights are zip archives themselves."""
+    source = tmp_path / "honest.tar"
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("archive/data.pkl", b"N.")
+    with tarfile.open(source, "w") as archive:
+        for path, content in {**contents, "last.bin": inner.getvalue()}.items():
+            add(archive, path, content)
+    assert zipfile.is_zipfile(source)  # to a reader that looks at the end
+    assert model_zoo.import_model(source, NAME) == folder
+
+
 def test_marker_says_what_was_imported(carry, contents, folder):
     model_zoo.import_model(carry("zip", contents), NAME)
     marker = json.loads((folder / ".complete").read_text())
