@@ -241,6 +241,14 @@ FAULTS: dict[str, Answer] = {
         ],
         OK,
     ),
+    "416 on resume, as if half were all": Answer(
+        [
+            cut,
+            lambda talk: talk.raw(416, {"Content-Range": f"bytes */{len(talk.content) // 2}", "Content-Length": "0"}),
+        ],
+        OK,
+        sizes=True,
+    ),
     "304 unasked": Answer([said(304, {})], OK),
     "multipart ranges": Answer([cut, multipart], OK),
     "no length": Answer([said(200, {"Connection": "close"})]),

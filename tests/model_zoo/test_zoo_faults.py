@@ -43,6 +43,23 @@ def test_curable_fault(fault, zoo, folder, contents):
     assert_right(folder, contents)
 
 
+@pytest.mark.parametrize("size", [None, 20_000])
+def test_a_length_that_is_always_too_long(size, zoo, folder, contents, manifest, catalogue_of):
+    """The 416 to the question for more says that there is no more: once is enough."""
+    manifest["files"][3] = (
+        {"path": WEIGHTS, "approximate_size": 20_300} if size is None else {"path": WEIGHTS, "size": 20_000}
+    )
+    catalogue_of(manifest)
+    zoo.fail(path=WEIGHTS, length_lie=50)
+    if size is not None:
+        with pytest.raises(model_zoo.DownloadError, match="has 20,050 bytes, not 20,000"):
+            model_zoo.download(NAME)
+        return
+    model_zoo.download(NAME)
+    assert_right(folder, contents)
+    assert zoo.paths().count(f"{NAME}/{WEIGHTS}") == 2
+
+
 def test_a_cut_connection_is_continued(zoo, folder, contents):
     zoo.fail(path=WEIGHTS, cut_after=7000, times=2)
     model_zoo.download(NAME)

@@ -442,6 +442,15 @@ def test_what_the_zip_directory_claims_is_not_believed(carry, contents, home):
     assert_nothing(home)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names of open files from Linux")
+def test_the_disk_has_the_files_before_their_place(carry, contents, folder, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
+    model_zoo.import_model(carry("tar", contents), NAME)
+    staged = [path.partition("/.staging-")[2].partition("/")[2] for path in synced]
+    assert {*contents} <= set(staged) and str(folder.parent) == synced[-1]
+
+
 def test_a_flipped_byte_in_a_stored_zip(contents, home, tmp_path):
     """Where no hash is known, the archive's own checksum tells."""
     source = tmp_path / "stored.zip"
