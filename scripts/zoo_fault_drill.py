@@ -85,7 +85,10 @@ def main() -> int:
             print(row, *(f"    {remark}" for remark in row.remarks[:5]), sep="\n", flush=True)
     if any(word in "hostile, mutated and good pickles" for word in chosen):
         print()
-        failed = not zoo_pickle_drill.table(mutants=200 if options.quick else 1000, seed=0) or failed
+        failed = (
+            not zoo_pickle_drill.table(200 if options.quick else 1000, 500 if options.quick else 10_000, seed=0)
+            or failed
+        )
     print("something is wrong" if failed else "nothing is wrong")
     return 1 if failed else 0
 

@@ -176,6 +176,7 @@ def hostile() -> Dict[str, bytes]:
     for name, program in hostile_files.TORCH.items():
         if name != "good":
             files[f"torch {name}"] = torch_zip(under_w(program), _0=bytes(24))
+    files.update({f"composed {name}": content for name, content in hostile_files.COMPOSED.items()})
     files.update({f"archive {name}": content for name, content in hostile_files.ARCHIVES.items()})
     for name, (header, _) in hostile_files.SAFETENSORS.items():
         files[f"safetensors {name}"] = hostile_files.safetensors(header)

@@ -21,6 +21,7 @@ from ppdiffusers.checkpoints import CheckpointError, open_checkpoint
 LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's limits and records")
 KINDS = {
     "refused": hostile_files.REFUSED,
+    "composed": hostile_files.COMPOSED,
     "torch": [name for name in hostile_files.TORCH if name != "good"],
     "archive": hostile_files.ARCHIVES,
     "safetensors": hostile_files.SAFETENSORS,
