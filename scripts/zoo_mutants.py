@@ -72,7 +72,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("transfer.py", "if part.source.length not in (None, source.length) or not (mixed or same):", "if part.source.length not in (None, source.length):", ODD),
     ("transfer.py", "same = part.source.agrees(source) and", "same =", ODD),
     ("transfer.py", "if part.size + len(block) > limit:", "if False:", ODD + " " + Z + "mirrors.py"),
-    ("transfer.py", 'if self.sha256 is None and kind.startswith("text/html")', "if False", ODD),
+    ("transfer.py", 'if self.sha256 is None and kind.startswith("text/html")', "if False", Z + "mirrors.py"),
     ("transfer.py", "if encoding not in (\"\", \"identity\"):", "if False:", ODD),
     ("transfer.py", "got_on = part.size > best + ", "got_on = True or part.size > best + ", ODD),
     ("transfer.py", "if elapsed > policy.read_timeout and part.size - first", "if False and part.size - first", ODD),

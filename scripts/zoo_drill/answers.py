@@ -108,10 +108,10 @@ def then(headers: Any, status: int = 206, other: bool = False, start: int = 0, l
     def step(talk: Talk) -> None:
         content = bytes(255 - byte for byte in talk.content) if other else talk.content
         found = re.fullmatch(r"bytes=(\d+)-", talk.headers.get("Range", ""))
-        begin = max(0, (int(found[1]) if found else 0) + start) if status == 206 else 0
+        begin = max(0, (int(found[1]) if found else 0) + start)
         body = content[begin:] if status in (200, 206) else b""
         shown = {
-            key: value.format(n=len(content), s=begin, e=len(content) - 1, tag=talk.etag(content))
+            key: value.format(n=len(content), s=begin, e=len(content) - 1, tag=talk.etag(talk.content))
             for key, value in headers.items()
         }
         talk.raw(status, {**({"Content-Length": str(len(body))} if length else {}), **shown}, body)
@@ -229,7 +229,7 @@ FAULTS: dict[str, Answer] = {
     ),
     "206 unasked": Answer([then({"Content-Range": "bytes 0-{e}/{n}", "ETag": "{tag}"})], OK),
     "206 without Content-Range": Answer([cut, then({"ETag": "{tag}"})], OK),
-    "200 with Content-Range": Answer([cut, then({"Content-Range": "bytes 5-9/{n}", "ETag": "{tag}"}, 200)], OK),
+    "200 with Content-Range": Answer([cut, then({"Content-Range": "bytes {s}-{e}/{n}", "ETag": "{tag}"}, 200)], OK),
     "416 on resume, another size": Answer([cut, then({"Content-Range": "bytes */12"}, 416)], OK),
     "416 on resume, the size that is here, a new ETag": Answer(
         [

@@ -331,6 +331,19 @@ def test_a_login_page_is_no_file(path, zoo, folder, contents):
     assert_right(folder, contents)
 
 
+def test_a_page_that_only_its_type_tells(zoo, folder, manifest, catalogue_of):
+    (zoo.folder / NAME / "notes.txt").write_bytes(b"notes")
+    manifest["files"].append({"path": "notes.txt"})
+    catalogue_of(manifest)
+    zoo.fail(path="notes.txt", body=b"Please log in.", headers={"Content-Type": "text/html"})
+    with pytest.raises(model_zoo.DownloadError, match="is a web page, perhaps a login page"):
+        model_zoo.download(NAME)
+    assert not (folder / "notes.txt").exists()
+    zoo.forget()
+    model_zoo.download(NAME)
+    assert (folder / "notes.txt").read_bytes() == b"notes"
+
+
 def test_truly_compressed(zoo, folder, contents):
     zoo.fail(path=WEIGHTS, encoding="gzip")
     with pytest.raises(model_zoo.DownloadError, match="was sent as gzip"):
