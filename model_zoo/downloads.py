@@ -97,7 +97,7 @@ def download(
             missing = wanted if force else cache.missing_files(model, folder, wanted)
         from model_zoo.transfer import Download  # only this needs all that it imports
 
-        with Download(model, home, folder, endpoint, progress, force) as work:
+        with Download(model, home, folder, mirrors(model, endpoint), progress, force) as work:
             work.bring(missing, jobs or settings.jobs())
     with contextlib.nullcontext() if missing else contextlib.suppress(CacheError):  # or a cache that cannot be written
         if not cache.missing_files(model, folder):

@@ -18,7 +18,6 @@ from typing import Callable
 
 from model_zoo import cache, disk, http
 from model_zoo.digests import Source
-from model_zoo.downloads import mirrors
 from model_zoo.errors import CacheError, DownloadError, public, scrub, size_text
 from model_zoo.formats.scan import is_page
 from model_zoo.http import Answer, Unreachable
@@ -69,16 +68,30 @@ def look(client: http.Client, endpoints: Iterable[str], model: Model, file: File
 class Download:
     """The files of one model on their way, in several threads. Use it in a `with` statement.
 
+    Args:
+        model: whose files.
+        home: the folder that nothing is written out of.
+        folder: the model's own.
+        mirrors: base addresses in the order in which they are tried, and what to do if none of them has a file.
+        shown: whether there is a progress bar; None leaves that to the terminal.
+        force: fetch files that are here, too.
+
     Files whose hashes the catalogue does not know are of one moment: if one of them changes at its source before all
     of them are here, it is fetched again.
     """
 
     def __init__(
-        self, model: Model, home: Path, folder: Path, endpoint: str | None, shown: bool | None, force: bool = False
+        self,
+        model: Model,
+        home: Path,
+        folder: Path,
+        mirrors: tuple[list[str], str],
+        shown: bool | None,
+        force: bool = False,
     ):
         self.policy = http.POLICY
         self.model, self.home, self.folder, self.force = model, home, folder, force
-        self.endpoints, self.advice = mirrors(model, endpoint)
+        self.endpoints, self.advice = mirrors
         self.stop = threading.Event()
         self.odd_etags: set[str] = set()  # endpoints whose ETags look like MD5s and are none
         self.dead: set[str] = set()  # endpoints that no attempt got through to

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 from model_zoo.formats import ITEM_BYTES, FormatError, check_shape, check_tensor, dense_strides, shorten
 
-if TYPE_CHECKING:
-    from model_zoo.formats.machine import Machine
+Machine = Any  # that of `machine`, which imports this file
 
 MAX_ARGUMENTS = 16
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -230,3 +231,25 @@ def test_import_and_listing_load_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "CompVis/ldm-celebahq-256" in done.stdout
+
+
+def test_no_two_files_import_each_other():
+    """Nor in a longer circle; imports within functions count."""
+    root = Path(model_zoo.__file__).parent
+    files = {
+        ".".join(("model_zoo", *path.relative_to(root).with_suffix("").parts)): path for path in root.rglob("*.py")
+    }
+    files = {re.sub(r"\.__init__$", "", name): path for name, path in files.items()}
+    needs = {}
+    for name, path in files.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("model_zoo"):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names} & files.keys()
+                found |= inner or {node.module}
+        needs[name] = (found & files.keys()) - {name, "model_zoo"}
+    assert len(files) <= 22 and sum(map(len, needs.values())) > 50
+    while needs:
+        free = {name for name, found in needs.items() if not found}
+        assert free, f"a circle among {sorted(needs)}"
+        needs = {name: found - free for name, found in needs.items() if name not in free}
