@@ -213,9 +213,10 @@ def hold(
                 if not noticed and time.monotonic() - begun >= patience:
                     noticed = True
                     notice()
-        share(path)
+    alone = held and not _second_lock(path)
+    share(path)  # some releases of filelock set its permissions at every try
     try:
-        yield held and not _second_lock(path)
+        yield alone
     finally:
         if held:
             with contextlib.suppress(OSError):

@@ -132,6 +132,7 @@ class Client:
                     self._keep(connection, key, response)
                 return
             target = response.headers["Location"]
+            response.close()
             connection.close()
             url = _redirected(url, target)
         raise DownloadError(f"{public(url)} is redirected in circles")

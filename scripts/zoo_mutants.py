@@ -87,7 +87,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("part.py", "if self._alone and left.here:", "if left.here:", Z + "resume.py"),
     ("part.py", "if here or hashed else", "if True else", Z + "resume.py"),
     ("part.py", "            disk.sync(self._stream.fileno())\n            self._close()\n            os.replace", "            self._close()\n            os.replace", Z + "resume.py"),
-    ("disk.py", "yield held and not _second_lock(path)", "yield held", Z + "resume.py"),
+    ("disk.py", "alone = held and not _second_lock(path)", "alone = held", Z + "resume.py"),
     ("disk.py", "if usage.total and usage.free < need + spare:", "if False:", Z + "filesystem.py"),
     # cache, verification, registry
     ("cache.py", "if not os.path.join(real, \"\").startswith(inside):", "if False:", Z + "filesystem.py"),

@@ -224,6 +224,20 @@ FAULTS: dict[str, Answer] = {
         ],
         OK,
     ),
+    "weak ETags, the same one, another version": Answer(
+        [
+            lambda talk: cut(talk, {"ETag": 'W/"a"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}),
+            then(
+                {
+                    "Content-Range": "bytes {s}-{e}/{n}",
+                    "ETag": 'W/"a"',
+                    "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT",
+                },
+                other=True,
+            ),
+        ],
+        OK,
+    ),
     "206 of more than was asked for": Answer(
         [cut, then({"Content-Range": "bytes {s}-{e}/{n}", "ETag": "{tag}"}, start=-1000)], OK
     ),
@@ -299,6 +313,9 @@ FAULTS: dict[str, Answer] = {
     "an empty body": Answer([said(200, {"Content-Length": "0"}, b"")], NO, once=False),
     "four bytes for the weights": Answer(
         [said(200, {"Content-Length": "4"}, b"\x80\x04N.")], NO, once=False, sizes=True
+    ),
+    "four bytes for the weights, chunked": Answer(
+        [said(200, {"Transfer-Encoding": "chunked"}, b"4\r\n\x80\x04N.\r\n0\r\n\r\n")], NO, once=False, sizes=True
     ),
     "an error document as model_index.json": Answer([], NO, config=b'{"error": "no such model"}'),
 }
