@@ -15,6 +15,7 @@ import http.client
 import io
 import os
 import re
+import socket
 import ssl
 import time
 import urllib.request
@@ -256,7 +257,8 @@ def address(endpoint: str, model: str, path: str) -> str:
 def reason(error: BaseException) -> str:
     """The first cause in words, such as 'Connection refused'."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return "the answer timed out" if isinstance(error, TimeoutError) and "timed out" in text else scrub(str(text))[:200]
+    slow = isinstance(error, (TimeoutError, socket.timeout)) and "timed out" in text  # one and the same since 3.10
+    return "the answer timed out" if slow else scrub(str(text))[:200]
 
 
 def retry_after(answer: Answer) -> float:
