@@ -96,7 +96,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("verification.py", "if expected_hash not in (None, sha256):", "if False:", Z + "verify.py"),
     ("verification.py", 'return Finding(file.path, "unknown", "as when', 'return Finding(file.path, "ok", "as when', Z + "verify.py"),
     ("manifest.py", "abs(size - self.approximate_size) > self.slack", "False", Z + "verify.py"),
-    ("manifest.py", "if size == 0 and self.sha256 is None:", "if False:", ODD),
+    ("manifest.py", "if size == 0 and self.sha256 is None:", "if False:", Z + "verify.py"),
     ("manifest.py", "if len(items) > MOST_FILES:", "if False:", Z + "places.py"),
     ("registry.py", "if len(body) > LARGEST:", "if False:", Z + "places.py"),
     ("registry.py", "thread.join(max(0.0, until - time.monotonic()))", "thread.join()", Z + "places.py"),

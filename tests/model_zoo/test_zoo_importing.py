@@ -177,6 +177,25 @@ def test_a_complete_model_is_not_replaced(carry, contents, folder):
     assert (folder / WEIGHTS).read_bytes() == contents[WEIGHTS]
 
 
+def test_a_model_that_was_completed_meanwhile_is_not_replaced(carry, contents, folder, monkeypatch):
+    """By a download that ended while the archive was copied."""
+    source = carry("folder", contents)
+    copy = importing._copy_all
+
+    def overtaken(*arguments):
+        hashes = copy(*arguments)
+        for path, content in contents.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        cache.mark_complete(model_zoo.find(NAME), folder)
+        return hashes
+
+    monkeypatch.setattr(importing, "_copy_all", overtaken)
+    with pytest.raises(model_zoo.CacheError, match="is already complete"):
+        model_zoo.import_model(source, NAME)
+    assert cache.is_complete(model_zoo.find(NAME), folder)
+
+
 def test_an_unfinished_download_is_replaced(carry, contents, folder):
     folder.mkdir(parents=True)
     (folder / ".model_index.json.0011aabb.part").write_bytes(b"half")

@@ -15,7 +15,7 @@ import pytest
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in, left_parts, python, weights
 
 import model_zoo
-from model_zoo import cache, http, part, registry, transfer
+from model_zoo import cache, disk, http, part, registry, transfer
 
 DOWNLOAD = f"print(model_zoo.download({NAME!r}))"
 # A file system that grants every lock to everybody.
@@ -277,6 +277,15 @@ def test_a_lock_whose_owner_is_silent_is_passed_over(zoo, folder, contents, monk
         assert stream.read() == before
     assert_right(folder, contents)
     assert zoo.bytes_sent == 12_000
+
+
+@pytest.mark.parametrize("locks", ["real", "granted to all"])
+def test_whether_a_lock_keeps_others_out_is_tried(locks, tmp_path, monkeypatch):
+    if locks != "real":
+        monkeypatch.setattr(filelock, "FileLock", filelock.FileLock)  # to be put back
+        exec(NO_LOCKS, {})
+    with disk.hold(tmp_path / "a.lock", lambda: 0, lambda: None, 1.0, 1.0) as alone:
+        assert alone == (locks == "real")
 
 
 def test_where_no_lock_can_be_made(zoo, folder, contents):

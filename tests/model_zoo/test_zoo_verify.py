@@ -176,3 +176,13 @@ def test_approximate_sizes_bind(complete, folder):
     for size, wrong in ((20_300, False), (19_894, False), (19_893, True), (20_706, False), (20_707, True)):
         (folder / WEIGHTS).write_bytes(bytes(size))
         assert (bad() == [WEIGHTS]) == wrong
+
+
+def test_a_file_of_unknown_size_is_not_empty(zoo, folder, manifest, catalogue_of):
+    """Of a kind that has no structure of its own, which could tell."""
+    (zoo.folder / NAME / "notes.txt").write_bytes(b"")
+    manifest["files"].append({"path": "notes.txt"})
+    catalogue_of(manifest)
+    with pytest.raises(model_zoo.DownloadError, match="is empty"):
+        model_zoo.download(NAME)
+    assert not (folder / "notes.txt").exists()
