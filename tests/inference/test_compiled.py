@@ -104,7 +104,7 @@ def test_a_model_without_heavy_parts_runs_its_layers():
 # Programs
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["conditional unet", "bert"])
 def test_a_program_is_written_and_read_without_weights_and_they_go_to_another_file(name, tmp_path):
     model = build(name)
     for method, part in parts_of(model).items():
@@ -269,7 +269,7 @@ def test_an_unknown_engine_is_told_before_anything_is_read(arguments):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_pictures_of_the_embedded_model(eager, engine):
-    call = {"size": (24, 20), "steps": 4, "output_type": "np"}
+    call = {"size": (12, 10), "steps": 3, "output_type": "np"}
     wanted = latents(eager, **call)
     pipeline = LDMSuperResolutionPipeline.from_pretrained(EMBEDDED, engine=engine, precision="fp32")
     images = latents(pipeline, **call)
