@@ -1,17 +1,25 @@
 """Speed and memory side by side with torch + diffusers, on the published architectures with random weights.
 
-    python scripts/benchmark.py [--peer-python PYTHON] [--only ROW ...] [--engine auto|onednn|inference|eager]
-                                [--size 128] [--steps 100] [--json OUT.json] [--plot OUT.png]
+    python scripts/benchmark.py [--peer-python PYTHON] [--peers torch compile openvino] [--only ROW ...]
+                                [--engine auto|onednn|inference|eager] [--busy 2] [--size 128] [--steps 100]
+                                [--pictures 16x16 ...] [--json OUT.json] [--plot OUT.png]
 
-Every measurement runs in a process of its own, and the two sides take turns. With --peer-python (an interpreter that
-has torch and diffusers) the ratio is that of the medians, ours / peer's. torch's float32 is the better of its two
-memory layouts, its bfloat16 is channels-last. Peak memory is of the whole process. Rows without a peer's program have
-another one of ours as their peer: `read` paddle.load, `first picture` the layers as they are.
+Every measurement runs in a process of its own, and the sides of a row take turns. A ratio is that of the medians, the
+first side's / the other's. With --peer-python (an interpreter that has torch and diffusers) the others are, by --peers:
+torch as it is (float32 in the better of its two memory layouts, bfloat16 channels-last), torch.compile with freezing
+under inference mode, and OpenVINO. Some rows have others: `read` paddle.load, `first picture` the layers as they are,
+`auto` the other engines, for the whole command `ppdiffusers upscale` on pictures of several sizes.
+
+`first_s` are the seconds until the first result, compiling and that call included (torch.compile: with an empty cache).
+Peak memory is of the whole process. With --busy N every row is measured once more beside N processes that keep a core
+busy each. A row that needs bfloat16 is skipped on CPUs without it, one that fails is told and leaves the others alone;
+--json is written after every row. Exit status 1: something failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -19,367 +27,240 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+from benchmark_programs import COMMON, PEERS, SIZES, Row, Side, rows
 
 ROOT = Path(__file__).parents[1]
-
-COMMON = """
-import json, os, re, sys, time, warnings
-warnings.simplefilter("ignore")
-folder, size, runs, steps, engine = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
-def timed(call):
-    seconds = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return seconds
-memory, more = None, {}
-"""
-PADDLE = """
-import paddle
-from ppdiffusers import DiffusionPipeline, UNet2DConditionModel, UNet2DModel, VQModel
-from ppdiffusers.inference import compile_model
-from ppdiffusers.threads import use_threads
-use_threads()
-def how(model):
-    return "; ".join(f"{part}: {setup}" for part, setup in model.describe().items()) if hasattr(model, "describe") else ""
-"""
-TORCH = """
-import torch
-torch.set_grad_enabled(False)
-def ready(model, dtype, layout):
-    return model.to(dtype).to(memory_format=layout)
-"""
-
-OURS_UNET = """
-model = UNet2DModel.from_pretrained(folder, subfolder="unet"); x = paddle.randn([1, 6, size, size])
-with paddle.no_grad():
-    model = compile_model(model, engine, "{precision}"); model(x, 3)
-    result = timed(lambda: model(x, 3).sample.numpy())
-memory = peak(); more["how"] = how(model)
-"""
-OURS_DECODE = """
-model = VQModel.from_pretrained(folder, subfolder="vqvae"); x = paddle.randn([1, 3, size, size])
-with paddle.no_grad():
-    model = compile_model(model, engine, "{precision}"); model.decode(paddle.randn([1, 3, 8, 8]))
-    result = timed(lambda: model.decode(x).sample.numpy())
-memory = peak(); more["how"] = how(model)
-"""
-PEER_UNET = """
-from diffusers import UNet2DModel
-model = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
-found = []
-for dtype, layout in {layouts}:
-    model = ready(model, dtype, layout); x = torch.randn(1, 6, size, size).to(dtype).to(memory_format=layout)
-    model(x, 3); found.append(timed(lambda: model(x, 3).sample.float().numpy()))
-result = min(found, key=sum); memory = peak()
-"""
-PEER_DECODE = """
-from diffusers import VQModel
-model = VQModel.from_pretrained(folder, subfolder="vqvae").eval()
-found = []
-for dtype, layout in {layouts}:
-    model = ready(model, dtype, layout); x = torch.randn(1, 3, size, size).to(dtype).to(memory_format=layout)
-    found.append(timed(lambda: model.decode(x).sample.float().numpy()))
-result = min(found, key=sum); memory = peak()
-"""
-FLOAT32 = "((torch.float32, torch.contiguous_format), (torch.float32, torch.channels_last))"
-PLAIN = "((torch.float32, torch.contiguous_format),)"  # channels-last takes the decoder three times as long
-BFLOAT16 = "((torch.bfloat16, torch.channels_last),)"
-
-TEXT_UNET = """dict(
-    sample_size=32, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
-    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    cross_attention_dim=1280, attention_head_dim=8,
-)"""
-OURS_TEXT = f"""
-model = UNet2DConditionModel(**{TEXT_UNET})
-model.eval(); x, condition = paddle.randn([2, 4, 32, 32]), paddle.randn([2, 77, 1280])
-with paddle.no_grad():
-    model = compile_model(model, engine, "{{precision}}"); model(x, 3, condition)
-    result = timed(lambda: model(x, 3, condition).sample.numpy())
-memory = peak(); more["how"] = how(model)
-"""
-PEER_TEXT = f"""
-from diffusers import UNet2DConditionModel
-model = UNet2DConditionModel(**{TEXT_UNET}).eval()
-found = []
-for dtype, layout in {{layouts}}:
-    model = ready(model, dtype, layout); condition = torch.randn(2, 77, 1280).to(dtype)
-    x = torch.randn(2, 4, 32, 32).to(dtype).to(memory_format=layout)
-    model(x, 3, condition); found.append(timed(lambda: model(x, 3, condition).sample.float().numpy()))
-result = min(found, key=sum); memory = peak()
-"""
-
-OURS_PICTURE = """
-import numpy, PIL.Image
-picture = PIL.Image.fromarray(numpy.random.default_rng(0).integers(0, 255, [size, size, 3], dtype="uint8"))
-s = time.perf_counter()
-pipeline = DiffusionPipeline.from_pretrained(folder, engine="{engine}")
-pipeline(picture, num_inference_steps=steps, eta=1)
-result = [time.perf_counter() - s]; memory = peak()
-more["how"] = {name: how(model) for name, model in pipeline._compiled.items()}
-"""
-# Of the embedded super-resolution model.
-TRAIN_UNET = """dict(
-    sample_size=32, in_channels=6, out_channels=3, block_out_channels=(64, 96), layers_per_block=2,
-    down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=8, add_attention=False,
-)"""
+BEST = "the best of them"
 
 
-class Row(NamedTuple):
-    ours: str
-    peer: Optional[str] = None
-    peer_is_ours: bool = False  # the peer's program runs in this interpreter
-    repeats: int = 1  # within one process
-    rounds: int = 5  # processes
+class Failed(Exception):
+    """A program that did not end well; the message has its last lines."""
 
 
-def pair(ours: str, peer: str, precision: str, **options: Any) -> Row:
-    """A row whose programs are the same but for the type that they compute in."""
-    layouts = BFLOAT16 if precision == "bf16" else PLAIN if "decode" in peer else FLOAT32
-    return Row(
-        PADDLE + ours.replace("{precision}", precision), TORCH + peer.replace("{layouts}", layouts), False, **options
-    )
-
-
-ROWS: Dict[str, Row] = {
-    "import": Row(
-        "import paddle; s = time.perf_counter(); import ppdiffusers\n"
-        "from ppdiffusers import LDMSuperResolutionPipeline; result = [time.perf_counter() - s]",
-        "import torch; s = time.perf_counter(); from diffusers import LDMSuperResolutionPipeline\n"
-        "result = [time.perf_counter() - s]",
-    ),
-    "load": Row(
-        """
-import paddle, ppdiffusers
-from ppdiffusers import LDMSuperResolutionPipeline
-paddle.ones([1]); before = peak(); s = time.perf_counter()
-LDMSuperResolutionPipeline.from_pretrained(folder)
-result = [time.perf_counter() - s]; memory = peak() - before
-""",
-        """
-import torch
-from diffusers import LDMSuperResolutionPipeline
-torch.ones(1); before = peak(); s = time.perf_counter()
-LDMSuperResolutionPipeline.from_pretrained(folder)
-result = [time.perf_counter() - s]; memory = peak() - before
-""",
-    ),
-    "read": Row(
-        """
-import pathlib, paddle
-from ppdiffusers import UNet2DModel
-from ppdiffusers.checkpoints import open_checkpoint
-from ppdiffusers.models.model import load_checkpoint
-file = pathlib.Path(folder) / "unet" / "model_state.pdparams"
-with paddle.LazyGuard():
-    model = UNet2DModel.from_config(UNet2DModel.load_config(file.parent))
-paddle.ones([1]); before = peak(); s = time.perf_counter()
-with open_checkpoint(file) as checkpoint:
-    load_checkpoint(model, checkpoint, "float32")
-result = [time.perf_counter() - s]; memory = peak() - before
-more["file_mb"] = file.stat().st_size / 2**20
-""",
-        """
-import paddle
-paddle.ones([1]); before = peak(); s = time.perf_counter()
-loaded = paddle.load(folder + "/unet/model_state.pdparams")
-result = [time.perf_counter() - s]; memory = peak() - before
-""",
-        peer_is_ours=True,
-    ),
-    "unet step fp32": pair(OURS_UNET, PEER_UNET, "fp32", repeats=3, rounds=2),
-    "unet step bf16": pair(OURS_UNET, PEER_UNET, "bf16", repeats=3, rounds=2),
-    "decode fp32": pair(OURS_DECODE, PEER_DECODE, "fp32", repeats=2, rounds=3),
-    "decode bf16": pair(OURS_DECODE, PEER_DECODE, "bf16", repeats=2, rounds=3),
-    "text step fp32": pair(OURS_TEXT, PEER_TEXT, "fp32", repeats=3, rounds=2),
-    "text step bf16": pair(OURS_TEXT, PEER_TEXT, "bf16", repeats=3, rounds=2),
-    "documented example": Row(
-        PADDLE + OURS_PICTURE.replace("{engine}", "auto"),
-        """
-import numpy, PIL.Image, torch
-from diffusers import LDMSuperResolutionPipeline
-picture = PIL.Image.fromarray(numpy.random.default_rng(0).integers(0, 255, [size, size, 3], dtype="uint8"))
-s = time.perf_counter()
-pipeline = LDMSuperResolutionPipeline.from_pretrained(folder)
-pipeline(picture, num_inference_steps=steps, eta=1)
-result = [time.perf_counter() - s]; memory = peak()
-""",
-    ),
-    "first picture": Row(
-        PADDLE + OURS_PICTURE.replace("{engine}", "auto"),
-        PADDLE + OURS_PICTURE.replace("{engine}", "eager"),
-        peer_is_ours=True,
-    ),
-    "fewer steps": Row(  # of a compiled pipeline
-        PADDLE
-        + """
-import numpy
-picture = numpy.random.default_rng(0).random([size, size, 3], numpy.float32)
-pipeline = DiffusionPipeline.from_pretrained(folder)
-if engine != "eager": pipeline.compile(engine)
-def seconds(count, interval=1):
-    pipeline.enable_deep_cache(interval)
-    started = time.perf_counter()
-    pipeline(picture, num_inference_steps=count, generator=0)
-    return time.perf_counter() - started
-more["first_call_s"], more["second_call_s"] = seconds(1), seconds(1)
-seconds(3, 3)
-for count, interval in ((5, 1), (10, 1), (20, 3)):
-    more[f"{count}_steps{'' if interval == 1 else '_deep_cache'}_s"] = seconds(count, interval)
-result = [seconds(20)]
-""",
-        rounds=2,
-    ),
-    "training step": Row(
-        PADDLE
-        + f"""
-model = UNet2DModel(**{TRAIN_UNET}); model.train()
-optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters())
-x, y = paddle.randn([16, 6, 32, 32]), paddle.randn([16, 3, 32, 32])
-def step():
-    loss = ((model(x, 3).sample - y) ** 2).mean(); loss.backward(); optimizer.step(); optimizer.clear_grad()
-    return float(loss)
-step(); result = timed(step); memory = peak()
-""",
-        TORCH
-        + f"""
-from diffusers import UNet2DModel
-torch.set_grad_enabled(True)
-model = UNet2DModel(**{TRAIN_UNET}).train()
-optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
-x, y = torch.randn(16, 6, 32, 32), torch.randn(16, 3, 32, 32)
-def step():
-    loss = ((model(x, 3).sample - y) ** 2).mean(); loss.backward(); optimizer.step(); optimizer.zero_grad()
-    return float(loss)
-step(); result = timed(step); memory = peak()
-""",
-        repeats=5,
-        rounds=2,
-    ),
-    "memory": Row(  # resident after 20 and after 200 pictures of one compiled pipeline
-        PADDLE
-        + """
-def resident():
-    return int(re.search(r"VmRSS:\\\\s+(\\\\d+)", open("/proc/self/status").read())[1]) / 1024
-import numpy
-picture = numpy.random.default_rng(0).random([32, 32, 3], numpy.float32)
-pipeline = DiffusionPipeline.from_pretrained("ppdiffusers/ldm-super-resolution-4x-tiny")
-if engine != "eager": pipeline.compile(engine)
-s, marks = time.perf_counter(), {}
-for count in range(1, 201):
-    pipeline(picture, num_inference_steps=2, generator=count)
-    marks[count] = resident()
-result = [time.perf_counter() - s]; memory = peak()
-more.update(rss_20_mb=marks[20], rss_200_mb=marks[200], growth=marks[200] / marks[20] - 1, how={name: how(model) for name, model in pipeline._compiled.items()})
-""".replace("\\\\", "\\"),
-        rounds=1,
-    ),
-}
-
-
-def measure(python: str, program: str, folder: Path, repeats: int, args: argparse.Namespace) -> Dict[str, Any]:
-    code = f"{COMMON}{program}\nprint(json.dumps({{'seconds': result, 'memory': memory, 'more': more}}))"
+def measure(side: Side, folder: Path, repeats: int, args: argparse.Namespace, environment: Dict[str, str]) -> Any:
+    code = f"{COMMON}{side.program}\nprint(json.dumps({{'seconds': result, 'memory': memory, 'more': more}}))"
+    python = args.peer_python if side.peer else sys.executable
     command = [python, "-c", code, folder, args.size, repeats, args.steps, args.engine]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("OMP_NUM_THREADS", None)  # which importing paddle has set here: it would slow torch down
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    except OSError as error:
+        raise Failed(f"{python} does not run: {error}") from None
     if done.returncode:
-        raise SystemExit(f"a measurement failed:\n{done.stderr[-2000:]}")
+        raise Failed(done.stderr[-2000:].strip() or f"ended with status {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(name: str, folders: Dict[str, Path], args: argparse.Namespace) -> Dict[str, Any]:
-    """One row of the table: medians of the seconds, largest memory, ratios ours / peer's."""
-    row = ROWS[name]
-    sides = {"ours": (sys.executable, row.ours, folders["ours"])}
-    if row.peer is not None and row.peer_is_ours:
-        sides["peer"] = (sys.executable, row.peer, folders["ours"])
-    elif row.peer is not None and args.peer_python:
-        sides["peer"] = (args.peer_python, row.peer, folders["peer"])
-    seconds: Dict[str, List[float]] = {side: [] for side in sides}
-    memory: Dict[str, List[float]] = {side: [] for side in sides}
-    result: Dict[str, Any] = {"what": name}
-    for _ in range(args.rounds or row.rounds):
-        for side, (python, program, folder) in sides.items():
-            found = measure(python, program, folder, row.repeats, args)
-            seconds[side] += found["seconds"]
-            memory[side] += [found["memory"]] if found["memory"] is not None else []
-            if side == "ours":
-                result.update(found["more"])
-    for side in sides:
-        result[f"{side}_s"] = statistics.median(seconds[side])
-        result[f"{side}_min_s"] = min(seconds[side])
-        if memory[side]:
-            result[f"{side}_mb"] = max(memory[side])
-    if "peer" in sides:
-        result["ratio"] = result["ours_s"] / result["peer_s"]
-        if memory["ours"] and memory["peer"]:
-            result["memory_ratio"] = result["ours_mb"] / result["peer_mb"]
-    result["runs"] = len(seconds["ours"])
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """So many processes that keep a core busy each."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def compare(
+    name: str, row: Row, folders: Dict[str, Path], args: argparse.Namespace, environment: Dict[str, str]
+) -> Dict[str, Any]:
+    """One row of the table: of each side medians and least of the seconds, the largest memory, what it tells of itself
+    (in its first process); and ratios, the first side's / the others'."""
+    sides = {
+        each: side
+        for each, side in row.sides.items()
+        if not side.peer or (args.peer_python and (each not in PEERS or each in args.peers))
+    }
+    seconds: Dict[str, List[float]] = {each: [] for each in sides}
+    memory: Dict[str, List[float]] = {each: [] for each in sides}
+    found: Dict[str, Dict[str, Any]] = {each: {} for each in sides}
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as cache:
+        for _ in range(args.rounds or row.rounds):
+            for each, side in sides.items():
+                if "error" in found[each]:
+                    continue
+                try:
+                    result = measure(
+                        side, folders[side.folder], row.repeats, args, {**environment, "TORCHINDUCTOR_CACHE_DIR": cache}
+                    )
+                except Failed as error:
+                    found[each]["error"] = str(error)
+                    continue
+                seconds[each] += result["seconds"]
+                memory[each] += [result["memory"]] if result["memory"] is not None else []
+                found[each] = {**result["more"], **found[each]}
+    for each in sides:
+        if "error" not in found[each]:
+            figures = {"s": statistics.median(seconds[each]), "min_s": min(seconds[each]), "runs": len(seconds[each])}
+            if memory[each]:
+                figures["mb"] = max(memory[each])
+            found[each] = {**figures, **found[each]}
+    result = {"what": name, "sides": found}
+    if row.note:
+        result["note"] = row.note
+    first, *others = sides
+    for key, title in (("s", "ratio"), ("mb", "memory_ratio")):
+        ratios = {
+            each: found[first][key] / found[each][key] for each in others if key in found[first] and key in found[each]
+        }
+        if len(ratios) > 1:
+            ratios[BEST] = max(ratios.values())
+        if ratios:
+            result[title] = ratios
     return result
 
 
-def plot(table: List[Dict[str, Any]], file: Path) -> None:
-    """A bar a row: our time as a part of the peer's; bars end at twice that, their numbers do not."""
+def slowdown(quiet: Dict[str, Any], loaded: Dict[str, Any]) -> Dict[str, float]:
+    """By side, how many times as long it took beside busy processes."""
+    pairs = {each: (loaded["sides"][each].get("s"), side.get("s")) for each, side in quiet["sides"].items()}
+    return {each: pair[0] / pair[1] for each, pair in pairs.items() if None not in pair}
+
+
+def show(result: Dict[str, Any]) -> Iterator[str]:
+    """Lines of text for one row."""
+    if "skipped" in result:
+        yield f"{result['what']}: skipped, {result['skipped']}"
+        return
+    yield result["what"] + (f" ({result['note']})" if "note" in result else "")
+    for name, side in result["sides"].items():
+        if "error" in side:
+            yield f"    {name:12} FAILED: {side['error'].splitlines()[-1]}"
+        else:
+            facts = "  ".join(f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in side.items())
+            yield f"    {name:12} {facts}"
+    for title in ("ratio", "memory_ratio", "slowdown"):
+        if title in result:
+            yield f"    {title:12} " + "  ".join(f"{name}={value:.3f}" for name, value in result[title].items())
+
+
+def failures(table: Sequence[Dict[str, Any]]) -> List[str]:
+    return [f"{row['what']}: {name}" for row in table for name, side in row.get("sides", {}).items() if "error" in side]
+
+
+def run(
+    chosen: Dict[str, Row],
+    folders: Dict[str, Path],
+    args: argparse.Namespace,
+    bfloat16: bool,
+    environment: Dict[str, str],
+) -> List[Dict[str, Any]]:
+    """The whole table; printed and written row by row."""
+    table: List[Dict[str, Any]] = []
+
+    def add(result: Dict[str, Any]) -> None:
+        table.append(result)
+        print("\n".join(show(result)), flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(table, indent=2) + "\n")
+
+    for name, row in chosen.items():
+        if row.bfloat16 and not bfloat16:
+            add({"what": name, "skipped": "this CPU has no bfloat16 arithmetic"})
+            continue
+        quiet = compare(name, row, folders, args, environment)
+        add(quiet)
+        if args.busy:
+            with busy(args.busy):
+                loaded = compare(f"{name}, beside {args.busy} busy processes", row, folders, args, environment)
+            add({**loaded, "slowdown": slowdown(quiet, loaded)})
+    return table
+
+
+def plot(table: Sequence[Dict[str, Any]], file: Path) -> None:
+    """A bar a ratio: our time as a part of the other's; bars end at twice that, their numbers do not."""
     from PIL import Image, ImageDraw, ImageFont
 
-    rows = [row for row in table if "ratio" in row]
-    longest = min(2.0, max([1.25, *(row["ratio"] for row in rows)]))
-    left, width, height = 190, 520, 34
-    image = Image.new("RGB", (left + width + 90, height * len(rows) + 50), "white")
+    bars = [
+        (f"{row['what']} / {peer}", ratio)
+        for row in table
+        for peer, ratio in row.get("ratio", {}).items()
+        if peer != BEST
+    ]
+    longest = min(2.0, max([1.25, *(ratio for _, ratio in bars)]))
+    left, width, height = 290, 520, 34
+    image = Image.new("RGB", (left + width + 90, height * len(bars) + 50), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default()
     one = left + width / longest
-    for i, row in enumerate(rows):
+    for i, (title, ratio) in enumerate(bars):
         top = 10 + i * height
-        colour = "#2f7d4f" if row["ratio"] <= 1 else "#b5532c"
-        end = left + width * min(row["ratio"], longest) / longest
-        draw.rectangle([left, top, end, top + height - 12], fill=colour)
-        draw.text((10, top + 5), row["what"], fill="black", font=font)
-        draw.text((end + 6, top + 5), f"{row['ratio']:.2f}", fill="black", font=font)
-    bottom = 10 + height * len(rows)
+        end = left + width * min(ratio, longest) / longest
+        draw.rectangle([left, top, end, top + height - 12], fill="#2f7d4f" if ratio <= 1 else "#b5532c")
+        draw.text((10, top + 5), title, fill="black", font=font)
+        draw.text((end + 6, top + 5), f"{ratio:.2f}", fill="black", font=font)
+    bottom = 10 + height * len(bars)
     draw.line([one, 6, one, bottom], fill="black")
-    draw.text((one - 60, bottom + 8), "1.00 = the peer's time", fill="black", font=font)
+    draw.text((one - 60, bottom + 8), "1.00 = the other's time", fill="black", font=font)
     image.save(file)
 
 
-def main() -> None:
+def size(text: str) -> Tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 120x80")
+    return int(width), int(height)
+
+
+def parse(arguments: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, Dict[str, Row]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="interpreter with torch and diffusers")
-    parser.add_argument(
-        "--only", nargs="*", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=", ".join(ROWS)
-    )
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=["torch"], help="default: torch")
+    titles = sorted({name.partition(" ")[0] if name.startswith("auto ") else name for name in rows()})
+    parser.add_argument("--only", nargs="+", metavar="ROW", help=f"rows that begin so: {', '.join(titles)}")
     parser.add_argument("--engine", default="auto", choices=["auto", "onednn", "inference", "eager"])
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="each row once more beside N busy processes")
     parser.add_argument("--size", type=int, default=128, help="latent height and width, and side of the small picture")
     parser.add_argument("--steps", type=int, default=100, help="of the documented example and the first picture")
     parser.add_argument("--rounds", type=int, help="processes a side; each row has its own default")
+    parser.add_argument("--pictures", nargs="+", type=size, default=SIZES, metavar="WxH", help="of the rows auto")
+    parser.add_argument("--picture-steps", nargs="+", type=int, default=[5, 20], metavar="N", help="of the rows auto")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="a picture of the ratios")
-    args = parser.parse_args()
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    args = parser.parse_args(arguments)
+    every = rows(args.pictures, args.picture_steps)
+    for title in args.only or ():
+        if not any(name.startswith(title) for name in every):
+            parser.error(f"--only {title!r}: no row begins so; there are {', '.join(titles)}")
+    return args, {name: row for name, row in every.items() if args.only is None or name.startswith(tuple(args.only))}
+
+
+def write_folders(needed: Iterable[str], scratch: Path) -> Dict[str, Path]:
+    """The published model with random weights, as `Side.folder` tells."""
+    needed = set(needed)
     import real_architecture
 
+    from ppdiffusers import LDMSuperResolutionPipeline
+
+    folders = {"": scratch}
+    if needed != {""}:
+        folders["community"] = real_architecture.write(scratch)
+    if "safetensors" in needed:
+        folders["safetensors"] = scratch / "safetensors"
+        LDMSuperResolutionPipeline.from_pretrained(folders["community"]).save_pretrained(folders["safetensors"])
+    if "diffusers" in needed:
+        folders["diffusers"] = real_architecture.write_for_diffusers(folders["community"], scratch / "diffusers")
+    return folders
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    args, chosen = parse(arguments)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # before paddle sets OMP_NUM_THREADS, which slows torch down
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    from ppdiffusers.inference.engines import has_bfloat16
+
+    sides = [side for row in chosen.values() for side in row.sides.values() if args.peer_python or not side.peer]
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {"ours": real_architecture.write(Path(scratch))}
-        if args.peer_python:
-            folders["peer"] = real_architecture.write_for_diffusers(folders["ours"], Path(scratch) / "peer")
-        table = []
-        for name in args.only:
-            table.append(compare(name, folders, args))
-            shown = (
-                f"{k}={v:.3f}" if isinstance(v, float) else f"{k}={v}" for k, v in table[-1].items() if k != "what"
-            )
-            print("  ".join(shown), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(table, indent=2) + "\n")
+        folders = write_folders([side.folder for side in sides], Path(scratch))
+        table = run(chosen, folders, args, has_bfloat16(), environment)
     if args.plot:
         plot(table, args.plot)
+    failed = failures(table)
+    if failed:
+        print(f"failed: {'; '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -77,7 +77,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         message = INSTALL if error.name == "paddle" else str(error)
         print(f"ppdiffusers: error: {' '.join(message.split())}", file=sys.stderr)
         return 2
-    except (ValueError, OSError, ImportError, model_zoo.ModelZooError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, model_zoo.ModelZooError) as error:
         print(f"ppdiffusers: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

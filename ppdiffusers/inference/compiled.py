@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -91,7 +91,7 @@ class CompiledModel(StandIn):
     def __reduce__(self) -> Any:  # copies have a copy of the model
         return compile_model, (self.model, *self._settings)
 
-    def _replaced(self) -> Dict[str, Callable[..., Any]]:
+    def _replaced(self) -> Mapping[str, Callable[..., Any]]:
         return self._parts
 
     def part(self, part: Part) -> CompiledPart:
@@ -283,15 +283,19 @@ def worth_compiling(model: Any, method: str, shape: Sequence[int], times: int = 
     if paddle.get_device() != "cpu" or method not in WORTH_COMPILING:
         return False
     batch, _, height, width = shape
-    worth, weights = WORTH_COMPILING[method], _weights_by_level(model, method)
-    work = times * batch * height * width * sum(count / 4.0**level for level, count in weights.items())
-    return work > worth.once + worth.a_weight * sum(weights.values())
+    worth, weights = WORTH_COMPILING[method], sum(_weights_by_level(model, method).values())
+    work = times * batch * height * width * multiplications_a_pixel(model, method)
+    return work > worth.once + worth.a_weight * weights
+
+
+def multiplications_a_pixel(model: nn.Layer, method: str) -> float:
+    """Of the convolutions and linear layers of `method`, for a pixel of its input; attention itself is left out."""
+    return sum(count / 4.0**level for level, count in _weights_by_level(model, method).items())
 
 
 def _weights_by_level(model: nn.Layer, method: str) -> Dict[int, int]:
-    """How many weights of the convolutions and linear layers of `method` multiply at a level: each does so once a pixel
-    there, of which there are a quarter as many a level deeper than its input. What attention itself does is left out.
-    """
+    """How many weights multiply at a level, counted from that of the input: each does so once a pixel there, of which
+    there are a quarter as many a level deeper."""
     last = len(model.config.block_out_channels) - 1
     parts = {"_network": ("",), "_to_pixels": ("decoder.", "post_quant_conv.")}.get(method, ("encoder.", "quant_conv."))
     input_level = last if method == "_to_pixels" else 0

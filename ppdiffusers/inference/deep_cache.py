@@ -7,7 +7,7 @@ the skip connections 0 ... `branch`, which are counted from `conv_in`'s.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
 
 import paddle
 from paddle import nn
@@ -42,7 +42,7 @@ class DeepCache(StandIn):
         self._step = 0
         self._deep: Optional[paddle.Tensor] = None
 
-    def _replaced(self) -> Dict[str, Callable[..., Any]]:
+    def _replaced(self) -> Mapping[str, Callable[..., Any]]:
         return {"_network": self._some_of_the_network}
 
     def _some_of_the_network(self, *tensors: paddle.Tensor) -> paddle.Tensor:

@@ -125,13 +125,18 @@ class OneDNNEngine:
         self._program = program
         self._weights = weights
         self._plans: Dict[Any, onednn.Plan] = {}
+        self._example: Any = None  # sizes of the first call, a comparison: its layouts of weights go when others come
         self._lock = threading.Lock()  # of the plans
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
         shapes = {name: array.shape for name, array in arrays.items()}
         key = tuple(sorted(shapes.items()))
         with self._lock:
-            found = self._plans.pop(key, None) or onednn.make_plan(self._program, self._weights, shapes, self._arena)
+            found = self._plans.pop(key, None)
+            if found is None:
+                found = onednn.make_plan(self._program, self._weights, shapes, self._arena)
+                self._plans.pop(self._example, None)
+                self._example = self._example or key
             self._plans[key] = found  # the latest at the end
             while len(self._plans) > _PLANS:
                 del self._plans[next(iter(self._plans))]

@@ -7,7 +7,7 @@ import struct
 import threading
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Type
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Optional, Type
 
 import numpy as np
 import paddle
@@ -222,7 +222,7 @@ class ExportedModel(StandIn):
     def __reduce__(self) -> NoReturn:
         self.require_layers()
 
-    def _replaced(self) -> Dict[str, Callable[..., Any]]:
+    def _replaced(self) -> Mapping[str, Callable[..., Any]]:
         return self._parts
 
     def __getattr__(self, name: str) -> Any:
@@ -330,7 +330,7 @@ def map_parameters(program: Any, file: Path) -> Dict[str, np.ndarray]:
     try:
         data = np.memmap(file, np.uint8, "r")
         for name in sorted(shapes):
-            _, levels, _, described = struct.unpack_from("<IQIi", data, offset)
+            _, levels, _, described = struct.unpack("<IQIi", data[offset : offset + 20].tobytes())
             offset += 20 + described
             count = int(np.prod(shapes[name]))
             if levels or described < 0:

@@ -16,10 +16,12 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import paddle
+from paddle import nn
 
 from ppdiffusers.config import replacing
 from ppdiffusers.inference.parts import Inputs, Part
 from ppdiffusers.models.half_precision import HALF, in_float32
+from ppdiffusers.models.weights import tensors_of
 
 _tracing = threading.RLock()  # paddle has one static mode for the whole process
 
@@ -58,7 +60,8 @@ class Program:
             OSError: they cannot be written, or not whole.
         """
         names = sorted(self.parameters)  # the order in which they are read
-        tensors = [self.parameters[name].astype("float32").cpu().get_tensor() for name in names]
+        weights = [self.parameters[name].astype("float32").cpu() for name in names]  # own what `get_tensor` gives
+        tensors = [weight.get_tensor() for weight in weights]
         with replacing(file) as part:
             paddle.base.core.save_combine_func(tensors, names, str(part), True, False, False)
             if part.stat().st_size < 4 * sum(math.prod(tensor.shape()) for tensor in tensors):
@@ -86,15 +89,18 @@ def trace(model: Any, part: Part) -> Program:
     """
     if not hasattr(paddle, "pir_utils"):
         raise UnsupportedPaddle(f"paddle {paddle.__version__} has no program format that is used here; 3.0 has")
-    if any(tensor.dtype in HALF for tensor in model.parameters()):
-        model = in_float32(model)
+    originals = {tensor.name: tensor for tensor in tensors_of(model)}
+    if any(tensor.dtype in HALF for tensor in originals.values()):
+        model = _with_float32_names(model)
     # In a thread of its own, with whose end the static mode ends. Its stack is short too, which Paddle notes down for
     # every operator: from the depth of a web server that takes twice as long as all the rest.
     with _tracing, ThreadPoolExecutor(1) as thread:
-        return thread.submit(_trace, model, part).result()
+        ir, weights = thread.submit(_trace, model, part).result()
+    return Program(ir, {name: originals.get(name, weight) for name, weight in weights.items()})
 
 
-def _trace(model: Any, part: Part) -> Program:
+def _trace(model: Any, part: Part) -> Tuple[Any, Dict[str, paddle.Tensor]]:
+    """A program, and the weights that it reads."""
     from paddle.base.dygraph.base import to_static_mode_guard
     from paddle.jit.dy2static.parameter_recorder import _global_inplace_map, _global_parameter_recorder
     from paddle.static.pir_io import normalize_pir_program  # the only way to a program that is fed and fetched
@@ -114,7 +120,27 @@ def _trace(model: Any, part: Part) -> Program:
         program = normalize_pir_program(main, feeds, list(outputs) if isinstance(outputs, tuple) else [outputs])
     known = {value.name: tensor for tensor, value in zip(tensors, values)}
     read = [op.attrs()["parameter_name"] for op in program.global_block().ops if op.name() == "builtin.parameter"]
-    return Program(program, {name: known[name] for name in read})
+    return program, {name: known[name] for name in read}
+
+
+def _with_float32_names(model: Any) -> Any:
+    """The layers of a model whose weights in half precision are only names and shapes of float32 ones."""
+    twin = in_float32(model)
+    for layer in twin.sublayers(include_self=True):
+        for kind in ("_parameters", "_buffers"):
+            held = vars(layer)[kind]
+            names = getattr(held, "data", held)  # as they are kept
+            vars(layer)[kind] = {name: _named_like(layer, tensor) for name, tensor in names.items()}
+    return twin
+
+
+def _named_like(layer: nn.Layer, tensor: Any) -> Any:
+    if tensor is None or tensor.dtype not in HALF:
+        return tensor
+    with paddle.LazyGuard():  # no memory
+        parameter = layer.create_parameter(tensor.shape, dtype="float32")
+    parameter.name = tensor.name
+    return parameter
 
 
 def _feeds(inputs: Inputs) -> List[Tuple[str, Tuple[List[int], str]]]:
@@ -133,7 +159,7 @@ def _enter_static_mode() -> None:
     from paddle.base import core, framework
 
     vars(framework.global_var)["_dygraph_tracer_"] = None  # of a `threading.local`
-    core._switch_tracer(None)
+    core._switch_tracer(None)  # type: ignore[attr-defined]
 
 
 def as_float32(tensor: paddle.Tensor) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Iterator, Mapping
 
 import paddle
 
@@ -21,11 +21,11 @@ class StandIn:
     def __init__(self, model: Any):
         self.model = model
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # what isinstance asks
         return type(self.model)
 
-    def _replaced(self) -> Dict[str, Callable[..., Any]]:
+    def _replaced(self) -> Mapping[str, Callable[..., Any]]:
         """Methods of the model, by name, and what runs instead."""
         raise NotImplementedError
 

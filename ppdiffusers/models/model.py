@@ -125,16 +125,16 @@ class Model(nn.Layer, Configurable):
             paddle_dtype: type of the parameters in memory, as a name or as paddle's, numpy's or torch's object;
                 float32 when not given, whatever the file holds.
             disable_mmap: copy all weights into memory.
-            options: `cache_dir`, `endpoint`, `local_files_only`, `progress` of `model_zoo.download`;
-                anything else is taken for a config key and wins over the file's value.
-
+            options: `torch_dtype` and `dtype`, other libraries' names of `paddle_dtype`; `cache_dir`, `endpoint`,
+                `local_files_only`, `progress` of `model_zoo.download`; anything else is taken for a config key and wins
+                over the file's value.
         Raises:
             ConfigError: the config is missing, broken, or has unknown keys.
             CheckpointError: no weights, a broken file, or weights that do not fit the config.
         """
         folder = model_folder(name_or_path, options)
         folder = folder / subfolder if subfolder else folder
-        dtype = dtype_name(paddle_dtype or "float32")
+        dtype = dtype_name(asked_dtype(paddle_dtype, options) or "float32")
         config = cls.load_config(folder)
         weights = find_weights(folder, cls._weight_files)
         with paddle.LazyGuard():  # no memory and no time for random values that the file replaces
@@ -162,6 +162,19 @@ class Model(nn.Layer, Configurable):
         if stale.exists():  # or an older save in the other format could be loaded instead of this one
             stale.unlink()
         self.save_config(folder)
+
+
+def asked_dtype(paddle_dtype: Any, options: Dict[str, Any]) -> Any:
+    """The type that a caller asks for, under whichever name; takes the other names out of `options`.
+
+    Raises:
+        ValueError: two names with two types.
+    """
+    given = [paddle_dtype, *(options.pop(name) for name in ("torch_dtype", "dtype") if name in options)]
+    names = {dtype_name(value) for value in given if value is not None}
+    if len(names) > 1:
+        raise ValueError(f"paddle_dtype, torch_dtype and dtype ask for {' and '.join(sorted(names))}; give one of them")
+    return names.pop() if names else None
 
 
 def model_folder(name_or_path: PathLike, options: Dict[str, Any]) -> Path:

@@ -12,7 +12,7 @@ import paddle
 from ppdiffusers.models import AutoencoderKL, VQModel
 from ppdiffusers.models.model import Model
 from ppdiffusers.pipelines.pipeline import DiffusionPipeline
-from ppdiffusers.pipelines.results import check_count, check_latents, to_output
+from ppdiffusers.pipelines.results import check_count, check_latents, memory_for, to_output
 from ppdiffusers.random import randn_tensor
 
 
@@ -111,8 +111,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         if isinstance(self.vqvae, AutoencoderKL):
             latents = latents / self.vqvae.config.scaling_factor
         vqvae = self._model("vqvae", "_to_pixels", latents.shape)
-        sample = vqvae.decode(latents.astype(vqvae.dtype))[0]
-        return np.clip(sample.astype("float32").numpy().transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
+        with memory_for(latents, self.vae_scale_factor):
+            sample = vqvae.decode(latents.astype(vqvae.dtype))[0]
+            return np.clip(sample.astype("float32").numpy().transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
 
 
 def check_guidance(guidance_scale: Any) -> None:

@@ -13,7 +13,7 @@ import paddle
 
 from ppdiffusers.checkpoints.errors import shorten
 from ppdiffusers.config import ConfigError, FrozenConfig, PathLike, read_json, write_json
-from ppdiffusers.models.model import Model, model_folder
+from ppdiffusers.models.model import Model, asked_dtype, model_folder
 from ppdiffusers.pipelines.index import INDEX_FILE, PIPELINES, component_class
 from ppdiffusers.pipelines.results import DenoisingProgress, check_count
 from ppdiffusers.quality import DEFAULT, INDEX_KEY, QUALITIES, Quality, read_qualities
@@ -47,7 +47,7 @@ class DiffusionPipeline:
                 raise TypeError(f"{type(self).__name__} needs a {names} as {name}, not a {type(component).__name__}")
             setattr(self, name, component)
         self._progress_bar_config: Dict[str, Any] = {}
-        self._engine: Tuple[Any, ...] = ("auto",)  # arguments of `compile`
+        self._engine = "auto", "auto", "cpu", False  # arguments of `compile`
         self._compiled: Dict[str, Any] = {}  # beside the components, by their names
         self._deep_cache: Optional[Tuple[int, int]] = None  # interval and branch
         self._qualities: Optional[Dict[str, Quality]] = None  # that the model recommends
@@ -101,8 +101,9 @@ class DiffusionPipeline:
             paddle_dtype: type of the models' parameters in memory; float32 when not given.
             engine: "auto" compiles the models on a CPU for calls whose work is worth it; see `compile`.
             precision: of compiled models, as of `compile`.
-            options: components and values that replace the folder's (`scheduler=...`), and `cache_dir`,
-                `endpoint`, `local_files_only`, `progress` of `model_zoo.download`.
+            options: components and values that replace the folder's (`scheduler=...`); `torch_dtype` and `dtype`,
+                other libraries' names of `paddle_dtype`; `disable_mmap`, of the models; and `cache_dir`, `endpoint`,
+                `local_files_only`, `progress` of `model_zoo.download`.
 
         Raises:
             ConfigError: a broken or foreign `model_index.json`, or an unknown option.
@@ -114,6 +115,10 @@ class DiffusionPipeline:
 
         if engine != "eager":
             setups(engine, precision)  # raises before anything is read
+        loading = {
+            "paddle_dtype": asked_dtype(paddle_dtype, options),
+            "disable_mmap": options.pop("disable_mmap", False),
+        }
         folder = model_folder(name_or_path, options)
         index = read_json(folder / INDEX_FILE)
         pipeline_class = cls._class_for(index, folder)
@@ -133,13 +138,14 @@ class DiffusionPipeline:
                 raise ConfigError(f"{folder / INDEX_FILE} names no {name}; pass one: from_pretrained(..., {name}=...)")
             kind = component_class(index[name], folder)
             if exported is not None and exported.holds(name):
-                components[name] = exported.load(name, kind, engine, precision, paddle_dtype)
+                components[name] = exported.load(name, kind, engine, precision, loading["paddle_dtype"])
                 continue
-            extra = {"paddle_dtype": paddle_dtype} if issubclass(kind, Model) else {}
-            components[name] = kind.from_pretrained(folder, subfolder=name, **extra)
+            components[name] = kind.from_pretrained(
+                folder, subfolder=name, **(loading if issubclass(kind, Model) else {})
+            )
         pipeline = pipeline_class(**components)
         pipeline._qualities = read_qualities(index.get(INDEX_KEY), folder / INDEX_FILE)
-        pipeline._engine = engine, precision
+        pipeline._engine = engine, precision, "cpu", False
         return pipeline
 
     @classmethod
@@ -164,7 +170,11 @@ class DiffusionPipeline:
             safe_serialization, paddle_dtype: of the models, see `Model.save_pretrained`.
         """
         folder = Path(folder)
-        for component in self.components.values():
+        for name, component in self.components.items():
+            if not hasattr(component, "save_pretrained"):
+                raise ConfigError(
+                    f"the {name}, a {type(component).__name__}, cannot be saved: it has no save_pretrained"
+                )
             if hasattr(component, "require_layers"):  # raises, if there are none to save
                 component.require_layers()
         for name, component in self.components.items():
@@ -172,6 +182,8 @@ class DiffusionPipeline:
                 component.save_pretrained(folder / name, safe_serialization, paddle_dtype)
             else:
                 component.save_pretrained(folder / name)
+                if not any((folder / name).glob("*")):
+                    raise ConfigError(f"the {name}, a {type(component).__name__}, saved nothing; use one that does")
         write_json(folder / INDEX_FILE, self.config)
 
     def export(self, folder: PathLike, precision: str = "auto", force: bool = False) -> None:
@@ -222,7 +234,7 @@ class DiffusionPipeline:
 
     def _compute_on(self, device: str) -> None:
         """Programs follow the layers to a device; those of oneDNN, which has none of GPUs, give way to the layers."""
-        engine, precision, before, _ = (*self._engine, *("auto", "auto", "cpu", False)[len(self._engine) :])
+        engine, precision, before, _ = self._engine
         if before == device or engine == "eager" or (before == "cpu" and engine == "auto"):
             return
         if device == "cpu":

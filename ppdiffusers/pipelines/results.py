@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from typing import Any, List, Optional, Union
+from typing import Any, Iterator, List, Optional, Union
 
 import numpy as np
 import paddle
@@ -32,6 +33,26 @@ class DenoisingProgress:
     timestep: float
     latents: paddle.Tensor
     output: Any = None
+
+
+@contextlib.contextmanager
+def memory_for(latents: paddle.Tensor, pixels: int) -> Iterator[None]:
+    """Turns what paddle says where memory is short into one sentence.
+
+    Args:
+        pixels: of the picture, for a latent, along one side.
+
+    Raises:
+        MemoryError: there is not enough for these latents.
+    """
+    try:
+        yield
+    except MemoryError:
+        count, _, height, width = latents.shape
+        raise MemoryError(
+            f"memory does not suffice for {count} picture{'s' if count > 1 else ''} of {pixels * width}x"
+            f"{pixels * height} pixels (latents {width}x{height}); make smaller ones, or fewer at once"
+        ) from None
 
 
 def check_count(name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, List, Optional
 
 import paddle
 
-from ppdiffusers.pipelines.results import DenoisingProgress
+from ppdiffusers.pipelines.results import DenoisingProgress, memory_for
 from ppdiffusers.random import as_generators
 from ppdiffusers.threads import use_threads
 
@@ -65,7 +65,7 @@ class Run:
         latents = noise * scheduler.init_noise_sigma
         try:
             for index, timestep in enumerate(timesteps):
-                with paddle.no_grad():
+                with paddle.no_grad(), memory_for(noise, self.pipeline.vae_scale_factor):  # type: ignore[attr-defined]
                     model_output = predict(unet, scheduler.scale_model_input(latents, timestep), timestep)
                     latents = scheduler.step(model_output.astype("float32"), timestep, latents, **options).prev_sample
                 if self.callback is not None:

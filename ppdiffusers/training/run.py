@@ -34,7 +34,7 @@ class Run:
         self.out, self.model, self.recipe = Path(out), model, recipe
         self.out.mkdir(parents=True, exist_ok=True)
         self.step, self.extra = 0, {}  # type: int, Dict[str, Any]
-        self._rows: List[Dict[str, float]] = []
+        self._rows: List[Dict[str, paddle.Tensor]] = []  # read when they are logged, so that no step waits for them
         self.optimizer = paddle.optimizer.AdamW(
             learning_rate=recipe.learning_rate,
             parameters=list(trainable) if trainable is not None else model.parameters(),
@@ -65,7 +65,7 @@ class Run:
                 if not value.stop_gradient:  # what is frozen must not drift by rounding
                     average = self.averages[name]
                     paddle.assign(average * decay + value * (1 - decay), average)
-        self._rows.append({"loss": float(loss), **{name: float(value) for name, value in logged.items()}})
+        self._rows.append({"loss": loss.detach(), **{name: value.detach() for name, value in logged.items()}})
 
     def reset_average(self, name: str) -> None:
         """Start a parameter's average anew, where it was set by other means than a step."""
@@ -85,7 +85,7 @@ class Run:
 
     def log(self, **figures: float) -> None:
         """Write the mean losses since the last time and `figures` as one line."""
-        means = {name: float(np.mean([row[name] for row in self._rows])) for name in self._rows[0]}
+        means = {name: float(paddle.stack([row[name] for row in self._rows]).mean()) for name in self._rows[0]}
         self._rows = []
         row = {"step": self.step, "seconds": round(time.time() - self._started, 1), **means, **figures}
         with open(self.out / "log.jsonl", "a") as file:

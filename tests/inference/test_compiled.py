@@ -269,7 +269,7 @@ def test_an_unknown_engine_is_told_before_anything_is_read(arguments):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_pictures_of_the_embedded_model(eager, engine):
-    call = {"size": (12, 10), "steps": 3, "output_type": "np"}
+    call = {"size": (24, 20), "steps": 4, "output_type": "np"}
     wanted = latents(eager, **call)
     pipeline = LDMSuperResolutionPipeline.from_pretrained(EMBEDDED, engine=engine, precision="fp32")
     images = latents(pipeline, **call)

@@ -94,7 +94,7 @@ def test_any_size_and_back_to_one_seen_before(case):
 @pytest.mark.parametrize("at_once", [1, 100, 3000])
 def test_attention_in_blocks_of_heads_and_rows(case, at_once, monkeypatch):
     monkeypatch.setattr(planner, "SCORES_AT_ONCE", (at_once,))
-    arrays = inputs(case, 2)
+    arrays = inputs(case, 2, 8)
     assert relative_error(wanted(case, arrays), engine(case)(arrays))[0] < 1e-5
 
 

@@ -9,7 +9,14 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppdiffusers import AutoencoderKL, LDMBertModel, UNet2DConditionModel, UNet2DModel, VQModel
+from ppdiffusers import (
+    AutoencoderKL,
+    LDMBertModel,
+    LDMSuperResolutionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
 from ppdiffusers.models import half_precision
 from ppdiffusers.models.class_embedder import ClassEmbedder
 from ppdiffusers.models.model import dtype_name
@@ -199,3 +206,27 @@ def test_names_of_types(dtype):
     for wrong in ("int8", np.int64, OfTorch("complex64"), 16):
         with pytest.raises(ValueError, match="is not one of float32, float16, bfloat16"):
             dtype_name(wrong)
+
+
+def test_types_by_other_libraries_names(tmp_path):
+    SpatialRescaler(1, 2, 2).save_pretrained(tmp_path)
+    for name in ("paddle_dtype", "torch_dtype", "dtype"):
+        assert SpatialRescaler.from_pretrained(tmp_path, **{name: "torch.float16"}).dtype == paddle.float16
+    assert SpatialRescaler.from_pretrained(tmp_path, torch_dtype=None).dtype == paddle.float32
+    with pytest.raises(ValueError, match="ask for bfloat16 and float16; give one"):
+        SpatialRescaler.from_pretrained(tmp_path, torch_dtype="float16", dtype="bfloat16")
+
+
+def test_a_pipeline_in_half_precision_makes_the_pictures_of_its_weights(tmp_path):
+    name, call = (
+        "ppdiffusers/ldm-super-resolution-4x-tiny",
+        {"num_inference_steps": 2, "generator": 1, "output_type": "np"},
+    )
+    picture = np.linspace(0, 1, 16 * 20 * 3, dtype=np.float32).reshape(16, 20, 3)
+    wanted = LDMSuperResolutionPipeline.from_pretrained(name, engine="eager")(picture, **call).images
+    for engine in ("eager", "onednn"):
+        half = LDMSuperResolutionPipeline.from_pretrained(name, engine=engine, precision="fp32", torch_dtype="float16")
+        got = half(picture, **call).images
+        assert half.unet.dtype == half.dtype == paddle.float16 and 0 < np.abs(got - wanted).mean() < 2e-3
+        if half._compiled:
+            assert half._compiled["unet"].describe()["network"] == "oneDNN (fp32)"

@@ -411,18 +411,19 @@ def _post_ops(post: Sequence[Post]) -> List[PostOp]:
 
 def _place(buffers: List[Buffer]) -> int:
     """Give every buffer an offset that it shares with none of the same time, the largest first; the bytes in all."""
-    placed: List[Buffer] = []
+    placed: List[List[Buffer]] = [[] for _ in range(1 + max((each.last for each in buffers), default=0))]  # by step
     total = 0
     for buffer in sorted(buffers, key=lambda each: -each.bytes):
+        times = range(buffer.first, buffer.last + 1)
+        others = {id(other): other for time in times for other in placed[time]}
         offset = 0
-        for other in sorted(placed, key=lambda each: each.offset):
-            if other.last < buffer.first or buffer.last < other.first:
-                continue
+        for other in sorted(others.values(), key=lambda each: each.offset):
             if offset + buffer.bytes <= other.offset:
                 break
             offset = max(offset, -(-(other.offset + other.bytes) // _ALIGNMENT) * _ALIGNMENT)
         buffer.offset = offset
-        placed.append(buffer)
+        for time in times:
+            placed[time].append(buffer)
         total = max(total, offset + buffer.bytes)
     return total
 
