@@ -6,9 +6,11 @@ An engine is called with numpy arrays by the names of the program's inputs, from
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
@@ -58,38 +60,56 @@ class Setup(NamedTuple):
 class PaddleInferenceEngine:
     """A predictor of Paddle Inference.
 
+    All predictors run in one thread. Paddle keeps kernels of oneDNN by the identity of the thread that made them, they
+    do not outlive it, and the system gives its identity to another: a predictor that ran there fails.
+
     Args:
         program, parameters: files; not needed any more afterwards.
     """
 
-    def __init__(self, program: Path, parameters: Path, setup: Setup):
-        from paddle import inference
+    _thread = ThreadPoolExecutor(1, "paddle-inference")
 
-        config = inference.Config(str(program), str(parameters))
-        config.disable_glog_info()
-        config.enable_new_ir(True)
-        config.enable_new_executor(True)
-        config.set_cpu_math_library_num_threads(get_num_threads())
-        for name in setup.faulty_passes:
-            config.delete_pass(name)
-        if setup.gpu is not None:
-            gpu.configure(config, setup.precision, setup.gpu)
-        else:
-            config.disable_gpu()
-        if not setup.onednn or setup.gpu is not None:
-            config.disable_mkldnn()
-        elif setup.precision == "bf16":
-            config.enable_mkldnn_bfloat16()
-        self._predictor = inference.create_predictor(config)
+    def __init__(self, program: Path, parameters: Path, setup: Setup):
+        self._predictor = self._thread.submit(_predictor, program, parameters, setup).result()
         self._outputs = [self._predictor.get_output_handle(name) for name in self._predictor.get_output_names()]
-        self._lock = threading.Lock()  # a predictor has one set of inputs and outputs
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
-        with self._lock:
-            for name, array in arrays.items():
-                self._predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(array))
-            self._predictor.run()
-            return _one_or_all([output.copy_to_cpu() for output in self._outputs])
+        return self._thread.submit(self._run, arrays).result()
+
+    def _run(self, arrays: Dict[str, np.ndarray]) -> Arrays:
+        for name, array in arrays.items():
+            self._predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(array))
+        self._predictor.run()
+        return _one_or_all([output.copy_to_cpu() for output in self._outputs])
+
+    @classmethod
+    def _after_fork(cls) -> None:
+        cls._thread = ThreadPoolExecutor(1, "paddle-inference")  # a forked process has the forking thread only
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=PaddleInferenceEngine._after_fork)
+
+
+def _predictor(program: Path, parameters: Path, setup: Setup) -> Any:
+    from paddle import inference
+
+    config = inference.Config(str(program), str(parameters))
+    config.disable_glog_info()
+    config.enable_new_ir(True)
+    config.enable_new_executor(True)
+    config.set_cpu_math_library_num_threads(get_num_threads())
+    for name in setup.faulty_passes:
+        config.delete_pass(name)
+    if setup.gpu is not None:
+        gpu.configure(config, setup.precision, setup.gpu)
+    else:
+        config.disable_gpu()
+    if not setup.onednn or setup.gpu is not None:
+        config.disable_mkldnn()
+    elif setup.precision == "bf16":
+        config.enable_mkldnn_bfloat16()
+    return inference.create_predictor(config)
 
 
 class OneDNNEngine:

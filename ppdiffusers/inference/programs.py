@@ -100,6 +100,7 @@ def trace(model: Any, part: Part) -> Program:
 
 
 def _trace(model: Any, part: Part) -> Tuple[Any, Dict[str, paddle.Tensor]]:
+    """A program, and the weights that it reads."""
     from paddle.base.dygraph.base import to_static_mode_guard
     from paddle.jit.dy2static.parameter_recorder import _global_inplace_map, _global_parameter_recorder
     from paddle.static.pir_io import normalize_pir_program  # the only way to a program that is fed and fetched

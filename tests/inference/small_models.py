@@ -15,7 +15,7 @@ from ppdiffusers import (
 from ppdiffusers.inference import compiled
 
 EMBEDDED = "ppdiffusers/ldm-super-resolution-4x-tiny"
-TWO = {"block_out_channels": (32, 64), "layers_per_block": 1}
+TWO = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8}
 CODER = {**TWO, "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 MODELS = {
     "unet": lambda: UNet2DModel(

@@ -118,7 +118,7 @@ def test_shapes_for_tensorrt():
     sizes = gpu.Sizes(batch=4, side=64, length=77, multiple=8)
     assert gpu.shapes(parts_of(build("conditional unet"))["_network"].inputs, sizes) == {
         "sample": ([1, 4, 8, 8], [2, 4, 32, 32], [4, 4, 64, 64]),
-        "temb": ([1, 128], [2, 128], [4, 128]),
+        "temb": ([1, 64], [2, 64], [4, 64]),
         "encoder_hidden_states": ([1, 1, 24], [2, 38, 24], [4, 77, 24]),
     }
     unet = UNet2DModel(
