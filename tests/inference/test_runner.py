@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 import numpy as np
 import paddle
@@ -13,6 +14,7 @@ from ppdiffusers.inference import compile_model, onednn
 from ppdiffusers.inference import compiled as compiled_module
 from ppdiffusers.inference import engines as engines_module
 from ppdiffusers.inference.engines import NoEngine, OneDNNEngine, Runner, Setup, relative_error
+from ppdiffusers.threads import get_num_threads
 
 FIRST, SECOND = Setup("onednn", "fp32"), Setup("inference", "fp32")
 
