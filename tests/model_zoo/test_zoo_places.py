@@ -443,6 +443,28 @@ def test_slow_registries_end_by_the_clock(start, drip, known, entry, use, monkey
     assert time.monotonic() - begun < 5 and len(caught) == 2
 
 
+def test_a_registry_that_does_not_even_time_out(known, monkeypatch):
+    """Such as a resolver of names: the wait ends all the same."""
+    monkeypatch.setattr(registry, "DEADLINE", 0.3)
+    monkeypatch.setattr(registry, "FRESH", 0.0)
+    released = threading.Event()
+    monkeypatch.setattr(registry._Copy, "renew", lambda self, until: released.wait(20))
+    begun = time.monotonic()
+    with pytest.warns(UserWarning, match="it did not come within"):
+        assert len(model_zoo.list_models()) == 2
+    assert time.monotonic() - begun < 10
+    released.set()
+
+
+def test_a_registry_that_is_too_large(known, monkeypatch):
+    monkeypatch.setattr(registry, "LARGEST", 100)
+    monkeypatch.setattr(registry, "FRESH", 0.0)
+    text = (known.folder / "index.json").read_text()
+    (known.folder / "index.json").write_text(text + " ")  # another version of the same
+    with pytest.warns(UserWarning, match="it has more than 100 bytes"):
+        model_zoo.list_models()
+
+
 @pytest.mark.parametrize(
     "answer",
     [(200, {"Content-Encoding": ""}), (200, {"Content-Length": "{n}, {n}"}), (200, {"Content-Encoding": "identity"})],
