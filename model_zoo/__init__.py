@@ -3,6 +3,8 @@
 `model_zoo.download("CompVis/ldm-super-resolution-4x-openimages")` returns the folder of the model.
 """
 
+from model_zoo.cache import cached, prune, remove
+from model_zoo.downloads import download, resolve
 from model_zoo.errors import (
     CacheError,
     DownloadError,
@@ -18,10 +20,9 @@ from model_zoo.errors import (
     UnknownTaskError,
 )
 from model_zoo.importing import import_model
-from model_zoo.maintenance import cached, prune, remove
-from model_zoo.registry import File, Model, find, list_models
+from model_zoo.manifest import File, Model
+from model_zoo.registry import find, list_models
 from model_zoo.verification import Finding, verify
-from model_zoo.zoo import download, resolve
 
 __all__ = [
     "CacheError",

@@ -12,13 +12,24 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from model_zoo import cache, maintenance, settings
-from model_zoo.errors import ModelZooError, SettingsError
-from model_zoo.registry import Model, find, list_models
-from model_zoo.text import age_text, parse_duration, parse_size, size_text, table
-from model_zoo.zoo import download
+from model_zoo import cache, registry, settings
+from model_zoo.downloads import download, plan
+from model_zoo.errors import (
+    ModelZooError,
+    SettingsError,
+    age_text,
+    parse_duration,
+    parse_size,
+    public,
+    size_text,
+    table,
+)
+from model_zoo.manifest import File, Model
+from model_zoo.registry import find, list_models
+from model_zoo.verification import verify
 
 CONVERT = "to be converted"
 
@@ -30,7 +41,7 @@ environment:
   MODEL_ZOO_OFFLINE   1: open no socket
   MODEL_ZOO_REGISTRY  manifests of your own: folders, files and addresses,
                       separated as in PATH
-  HTTPS_PROXY, HTTP_PROXY, NO_PROXY
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE
 """
 
 
@@ -42,35 +53,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = _warn
-            options = _parser().parse_args(argv)
-            with _told():
-                code = options.run(options) or 0
+            warnings.showwarning = lambda message, *rest, **options: _tell(f"warning: {message}")
+            parser = _parser()
+            options = parser.parse_args(argv)
+            if not hasattr(options, "run"):
+                parser.print_help()
+                return 0
+            with _told(options.quiet):
+                value, code = options.run(options)
+            if options.json:
+                print(json.dumps(value, indent=2, default=str))
             sys.stdout.flush()
             return code
     except BrokenPipeError:  # whoever reads, as `head` does, has seen enough; Python must not flush into the pipe again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ModelZooError, OSError) as error:
-        print(f"model-zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(f"error: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
-        print("model-zoo: interrupted; the same command goes on from here", file=sys.stderr)
+        _tell("interrupted; the same command goes on from here")
         return 130
 
 
-def _warn(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-    print(f"model-zoo: warning: {message}", file=sys.stderr)
+def _tell(text: str) -> None:
+    print(f"model-zoo: {text}", file=sys.stderr)
+
+
+def _say(options: argparse.Namespace, text: object) -> None:
+    """A result, for people; programs get theirs as one JSON value at the end."""
+    if not options.json:
+        print(text, flush=True)
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _told(quiet: bool) -> Iterator[None]:
     """What downloads have to say reaches the user, also where stderr is no terminal."""
     log, handler = logging.getLogger("model_zoo"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("model-zoo: %(message)s"))
     level = log.level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.ERROR if quiet else logging.INFO)
     try:
         yield
     finally:
@@ -84,99 +107,140 @@ class _Parser(argparse.ArgumentParser):
         raise ModelZooError(f"{message}; see `{self.prog} --help`")
 
 
+CACHE = ("--cache-dir", {"metavar": "FOLDER", "help": "the cache, instead of MODEL_ZOO_HOME"})
+ENDPOINT = ("--endpoint", {"metavar": "URL", "help": "where files come from, instead of MODEL_ZOO_ENDPOINT"})
+REVISION = ("--revision", {"metavar": "NAME", "help": "a revision of the model"})
+NAME = ("name", {"metavar": "NAME"})
+NAMES = ("names", {"metavar": "NAME", "nargs": "+"})
+
+
+def _flag(name: str, purpose: str) -> tuple[str, dict[str, Any]]:
+    return name, {"action": "store_true", "help": purpose}
+
+
+def _value(name: str, metavar: str, purpose: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    return name, {"metavar": metavar, "help": purpose, **options}
+
+
+def _commands() -> dict[str, tuple[Any, str, list[tuple[str, dict[str, Any]]]]]:
+    return {
+        "list": (_list, "models that can be had, their tasks, sizes and last use", [
+            CACHE,
+            _value("--task", "TASK", "only the models of this task, such as super-resolution"),
+            _flag("--downloaded", "only what is in the cache, and its size there"),
+            _flag("--all", "those too that exist only as original checkpoints, to be converted"),
+        ]),
+        "show": (_show, "what is known about a model", [NAME, CACHE, REVISION]),
+        "download": (_download, "download models and print their folders", [
+            NAMES, CACHE, ENDPOINT, REVISION,
+            _value("--include", "PATTERN", "only files such as 'unet/*'; may be repeated", action="append", default=[]),
+            _value("--exclude", "PATTERN", "all files but such; may be repeated", action="append", default=[]),
+            _value("--local-dir", "FOLDER", "put the model itself there, instead of into the cache"),
+            _value("--jobs", "N", "files at once, instead of MODEL_ZOO_JOBS"),
+            _flag("--force", "fetch every file anew"),
+            _flag("--dry-run", "only say what would be fetched"),
+        ]),
+        "path": (_path, "print the folder of a model that is here, without the network", [NAME, CACHE, REVISION]),
+        "verify": (_verify, "read downloaded models again and compare their hashes; all, if none is named", [
+            ("names", {"metavar": "NAME", "nargs": "*"}), CACHE, ENDPOINT, REVISION,
+            _flag("--remote", "ask the server, too, whether they have changed there"),
+            _flag("--repair", "fetch the files that are wrong, and them alone"),
+        ]),
+        "remove": (_remove, "remove models from the cache", [NAMES, CACHE, _flag("--yes", "do not ask")]),
+        "prune": (_prune, "remove models that were not used for long, and what crashed commands left behind", [
+            CACHE,
+            _value("--older-than", "TIME", "models unused for so long, such as 30d or 12h"),
+            _value("--keep-size", "SIZE", "the longest unused, until the rest fits, such as 20GB"),
+            _flag("--dry-run", "only say what would be removed"),
+        ]),
+        "import": (_import, "put a folder or archive (zip, tar, tar.gz) that was carried here into the cache", [
+            ("source", {"metavar": "SOURCE"}), CACHE,
+            _value("--name", "NAME", "which model it is, if its paths do not say so"),
+        ]),
+        "pack": (_pack, "describe a saved pipeline for others; without -o, print the manifest", [
+            _value("folder", "FOLDER", "what save_pretrained wrote"),
+            _value("--name", "OWNER/NAME", "of the model", required=True),
+            ("--licence", {"required": True, "help": "of the weights, such as Apache-2.0"}),
+            ("--origin", {"required": True, "help": "where the weights come from, an address or a sentence"}),
+            ("--task", {"help": "default: that of other models of the same pipeline"}),
+            _value("--paper", "URL", "of the model"),
+            _value("--description", "TEXT", "one sentence", default=""),
+            _value("--base-url", "URL", "where the files will be, if not beside the manifest"),
+            _flag("--every-kind", "take pickles and other kinds of files, too"),
+            _value("-o", "FOLDER", "zoo to publish in: files, manifest and index.json", dest="output"),
+        ]),
+        "pin": (_pin, "write the sizes and hashes of a model's files, which lie in FOLDER, into its manifest", [
+            NAME, ("folder", {"metavar": "FOLDER"}), _value("-o", "FILE", "the manifest to write", dest="output"),
+        ]),
+        "scan": (_scan, "judge weight files: safe to unpickle, or refused and why; run nothing", [
+            _value("paths", "PATH", "files, and folders of them", nargs="+"),
+        ]),
+        "env": (_env, "the settings as they are understood, for reports", [CACHE]),
+    }  # fmt: skip
+
+
 def _parser() -> argparse.ArgumentParser:
+    kind = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="model-zoo",
         description="Pretrained latent diffusion models by name.",
         epilog=SETTINGS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=kind,
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(name: str, run: Any, purpose: str, cached: bool = True) -> argparse.ArgumentParser:
+    parser.add_argument("--version", action="version", version=f"model-zoo {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, (run, purpose, arguments) in _commands().items():
         command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
-        if cached:
-            command.add_argument("--cache-dir", metavar="FOLDER", help="the cache, instead of MODEL_ZOO_HOME")
+        for argument, settings_of_it in arguments:
+            also = ["--license"] if argument == "--licence" else ["--output"] if argument == "-o" else []
+            command.add_argument(argument, *also, **settings_of_it)
+        command.add_argument("--json", action="store_true", help="for programs")
+        command.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no notes")
         command.set_defaults(run=run)
-        return command
-
-    command = add("list", _list, "all models, their tasks, sizes and last use")
-    command.add_argument("--task", help="only the models of this task, such as super-resolution")
-    command.add_argument("--downloaded", action="store_true", help="only what is in the cache, and its size there")
-    command.add_argument("--json", action="store_true", help="for programs")
-
-    command = add("show", _show, "what is known about a model")
-    command.add_argument("name", metavar="NAME")
-
-    command = add("download", _download, "download a model and print its folder")
-    command.add_argument("names", metavar="NAME", nargs="+")
-
-    command = add("path", _path, "print the folder of a model that is here, without the network")
-    command.add_argument("name", metavar="NAME")
-
-    command = add("verify", _verify, "read downloaded models again and compare their hashes; all, if none is named")
-    command.add_argument("names", metavar="NAME", nargs="*")
-    command.add_argument("--remote", action="store_true", help="ask the server, too, whether they have changed there")
-
-    command = add("remove", _remove, "remove models from the cache")
-    command.add_argument("names", metavar="NAME", nargs="+")
-    command.add_argument("--yes", action="store_true", help="do not ask")
-
-    command = add("prune", _prune, "remove models that were not used for long, and what crashed commands left behind")
-    command.add_argument("--older-than", metavar="TIME", help="models unused for so long, such as 30d or 12h")
-    command.add_argument("--keep-size", metavar="SIZE", help="the longest unused, until the rest fits, such as 20GB")
-    command.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-
-    command = add("import", _import, "put a folder or archive (zip, tar, tar.gz) that was carried here into the cache")
-    command.add_argument("source", metavar="SOURCE")
-    command.add_argument("--name", help="which model it is, if its paths do not say so")
-
-    command = add("pack", _pack, "describe a saved pipeline for others; without -o, print the manifest", cached=False)
-    command.add_argument("folder", metavar="FOLDER", help="what save_pretrained wrote")
-    command.add_argument("--name", metavar="OWNER/NAME", required=True)
-    command.add_argument("--licence", "--license", required=True, help="of the weights, such as Apache-2.0")
-    command.add_argument("--origin", required=True, help="where the weights come from, an address or a sentence")
-    command.add_argument("--task", help="default: that of other models of the same pipeline")
-    command.add_argument("--paper", metavar="URL")
-    command.add_argument("--description", default="", metavar="TEXT")
-    command.add_argument("--base-url", metavar="URL", help="where the files will be, if not beside the manifest")
-    command.add_argument("--every-kind", action="store_true", help="take pickles and other kinds of files, too")
-    command.add_argument("-o", "--output", metavar="FOLDER", help="zoo to publish in: files, manifest and index.json")
-
-    command = add("scan", _scan, "say what a pickle (.pdparams, .bin, .ckpt) would run; run nothing", cached=False)
-    command.add_argument("file", metavar="FILE")
     return parser
 
 
-def _list(options: argparse.Namespace) -> None:
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("paddle-latent-diffusion")
+    except metadata.PackageNotFoundError:
+        return "of a folder that is not installed"
+
+
+def _list(options: argparse.Namespace) -> tuple[Any, int]:
     rows = _inventory(options)
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        print(f"nothing is in the cache {settings.home(options.cache_dir)}", file=sys.stderr)
-        return
-    cells = [
-        (row["name"], row["task"] or "-", _row_size(row, options.downloaded), row["state"], _last_use(row["last_used"]))
-        for row in rows
-    ]
-    print(table([("NAME", "TASK", "SIZE", "STATE", "LAST USED"), *cells]))
+    hidden = [row for row in rows if row["state"] == CONVERT and not options.all]
+    rows = [row for row in rows if row not in hidden] if hidden else rows
+    if not options.json:
+        if not rows:
+            _tell(f"nothing is in the cache {settings.home(options.cache_dir)}")
+        else:
+            cells = [
+                (row["name"], row["task"] or "-", _row_size(row, options.downloaded), row["state"], _last_use(row))
+                for row in rows
+            ]
+            print(table([("NAME", "TASK", "SIZE", "STATE", "LAST USED"), *cells]))
+        if hidden and not options.quiet:
+            _tell(f"{len(hidden)} more exist only as original checkpoints; `model-zoo list --all` shows them")
+    return rows, 0
 
 
 def _inventory(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One JSON object a model: of the catalogue, and those in the cache that it does not know."""
-    on_disk = {entry.place: entry for entry in maintenance.cached(options.cache_dir)}
-    rows = []
+    on_disk = {entry.place: entry for entry in cache.cached(options.cache_dir)}
+    home, rows = settings.home(options.cache_dir), []
     for model in list_models(options.task):
         entry = on_disk.pop(model.place, None)
         if entry or not options.downloaded:
-            rows.append(_row(model.name, model, entry, _state(model, options.cache_dir)))
+            rows.append(_row(model.name, model, entry, _state(model, home if entry else None)))
     if options.task is None:
         rows += [_row(place, None, entry, "not in the catalogue") for place, entry in on_disk.items()]
     return rows
 
 
-def _row(name: str, model: Model | None, entry: maintenance.Cached | None, state: str) -> dict[str, Any]:
+def _row(name: str, model: Model | None, entry: cache.Cached | None, state: str) -> dict[str, Any]:
     return {
         "name": name,
         "task": model and model.task,
@@ -184,7 +248,7 @@ def _row(name: str, model: Model | None, entry: maintenance.Cached | None, state
         "size": model and model.nominal_size,
         "size_is_exact": model is not None and model.size_is_exact,
         "bytes_on_disk": entry.size if entry else 0,
-        "last_used": entry and int(entry.last_used),
+        "last_used": entry and entry.last_used and int(entry.last_used),
     }
 
 
@@ -194,10 +258,11 @@ def _row_size(row: dict[str, Any], on_disk: bool) -> str:
     return "-" if row["state"] == CONVERT else size_text(row["size"], row["size_is_exact"])
 
 
-def _show(options: argparse.Namespace) -> None:
-    model = find(options.name)
+def _show(options: argparse.Namespace) -> tuple[Any, int]:
+    model = find(options.name, revision=options.revision)
     folder = model.folder or cache.model_folder(model, options.cache_dir)
-    entry = next((entry for entry in maintenance.cached(options.cache_dir) if entry.place == model.place), None)
+    entry = next((entry for entry in cache.cached(options.cache_dir) if entry.place == model.place), None)
+    unverified = [file.path for file in model.files if file.sha256 is None]
     facts = {
         "name": model.name,
         "aliases": ", ".join(model.aliases),
@@ -211,139 +276,228 @@ def _show(options: argparse.Namespace) -> None:
         "original": model.original and model.original["checkpoint"],
         "registry": model.registry,
         "served at": ", ".join(address for address in (model.base_url, *model.mirrors) if address),
-        "state": _state(model, options.cache_dir),
-        "last used": entry and _last_use(entry.last_used),
+        "revisions": ", ".join(model.revisions),
+        "state": _state(model, settings.home(options.cache_dir)),
+        "last used": entry and _last_use({"last_used": entry.last_used}),
         "folder": folder if model.files else None,
-        "files": f"{len(model.files)}, {_size(model)}" if model.files else None,
+        "files": f"{len(model.files)}, {size_text(model.nominal_size, model.size_is_exact)}" if model.files else None,
+        "unverified": f"no sha256 is known of {len(unverified)} files; `model-zoo pin {model.name} FOLDER` adds them"
+        if unverified
+        else None,
     }
     for key, value in facts.items():
         if value:
-            print(f"{key + ':':<13}{value}")
+            _say(options, f"{key + ':':<13}{value}")
     for file in model.files:
-        print(f"  {size_text(file.nominal_size, exact=file.size is not None):>16}  {file.path}")
+        mark = "" if file.sha256 else "  (no sha256)"
+        _say(options, f"  {size_text(file.nominal_size, exact=file.size is not None):>16}  {file.path}{mark}")
+    known = {key: value for key, value in facts.items() if value and key != "files"}
+    return {**known, "files": [_file(file) for file in model.files]}, 0
 
 
-def _download(options: argparse.Namespace) -> None:
+def _file(file: File) -> dict[str, Any]:
+    return {key: getattr(file, key) for key in ("path", "size", "sha256", "approximate_size")}
+
+
+def _download(options: argparse.Namespace) -> tuple[Any, int]:
+    keys = ("revision", "cache_dir", "local_dir", "endpoint", "include", "exclude", "force")
+    given = {key: getattr(options, key) for key in keys}
+    jobs = settings.jobs(options.jobs)
+    if options.local_dir and len(options.names) > 1:
+        raise SettingsError("--local-dir holds one model; name one")
+    results: list[dict[str, Any]] = []
     for name in options.names:
-        print(download(name, cache_dir=options.cache_dir), flush=True)
+        try:
+            if options.dry_run:
+                model, folder, files = plan(name, **given)
+                for file, size in files:
+                    _say(options, f"  {size_text(size, file.size is not None) if size else '?':>16}  {file.path}")
+                total = sum(size for _, size in files)
+                _say(
+                    options, f"{model.name}: {len(files)} files, {size_text(total, model.size_is_exact)}, into {folder}"
+                )
+                fetch = [{"path": file.path, "bytes": size} for file, size in files]
+                results.append({"name": model.name, "folder": folder, "fetch": fetch})
+                continue
+            folder = download(name, **given, jobs=jobs, progress=False if options.quiet else None)
+            _say(options, folder)
+            results.append({"name": name, "folder": folder})
+        except ModelZooError as error:
+            if len(options.names) == 1:
+                raise
+            _tell(f"error: {error}")
+            results.append({"name": name, "error": str(error)})
+    return results, 2 if any("error" in result for result in results) else 0
 
 
-def _path(options: argparse.Namespace) -> None:
-    print(download(options.name, cache_dir=options.cache_dir, local_files_only=True))
+def _path(options: argparse.Namespace) -> tuple[Any, int]:
+    folder = download(options.name, revision=options.revision, cache_dir=options.cache_dir, local_files_only=True)
+    _say(options, folder)
+    return {"name": options.name, "folder": folder}, 0
 
 
-def _verify(options: argparse.Namespace) -> int:
-    from model_zoo.verification import verify
-
+def _verify(options: argparse.Namespace) -> tuple[Any, int]:
     names = options.names
     if not names:
         known = {model.place: model.name for model in list_models()}
-        places = [entry.place for entry in maintenance.cached(options.cache_dir)]
-        names = [known[place] for place in places if place in known]
-        for place in set(places) - set(known):
-            print(f"model-zoo: {place} is not in the catalogue, so nothing can be said of it", file=sys.stderr)
-        if not places:
-            print(f"nothing is in the cache {settings.home(options.cache_dir)}", file=sys.stderr)
-    bad = []
+        there = [entry.place for entry in cache.cached(options.cache_dir)]
+        names = [known[place] for place in there if place in known]
+        for place in set(there) - set(known):
+            _tell(f"{place} is not in the catalogue, so nothing can be said of it")
+        if not there:
+            _tell(f"nothing is in the cache {settings.home(options.cache_dir)}")
+    results, code = [], 0
     for name in names:
-        findings = verify(name, cache_dir=options.cache_dir, remote=options.remote)
-        print(f"{name}:")
-        rows = [(found.verdict if found.ok else found.verdict.upper(), found.path, found.message) for found in findings]
-        print(table([(f"  {verdict}", path, message) for verdict, path, message in rows]), flush=True)
-        bad.append((name, {found.verdict for found in findings if not found.ok}))
-    for name, verdicts in bad:
-        renew = f"`model-zoo remove {name}` and `model-zoo download {name}` bring"
+        try:
+            findings = verify(
+                name,
+                **{key: getattr(options, key) for key in ("revision", "cache_dir", "endpoint", "remote", "repair")},
+            )
+        except ModelZooError as error:
+            if len(names) == 1 and options.names:
+                raise
+            _tell(f"error: {error}")
+            results.append({"name": name, "error": str(error)})
+            code = 2
+            continue
+        rows = [
+            (found.verdict.upper() if found.bad else found.verdict, found.path, found.message) for found in findings
+        ]
+        _say(options, f"{name}:\n" + table([(f"  {verdict}", path, message) for verdict, path, message in rows]))
+        verdicts = {found.verdict for found in findings}
+        results.append({"name": name, "files": [vars(found) for found in findings]})
         if "wrong" in verdicts:
-            advice = f"is not what it should be; {renew} it anew"
+            _tell(f"{name} is not what it should be; `model-zoo verify --repair {name}` fetches what is wrong")
         elif "changed" in verdicts:
-            advice = f"is as it was, and has changed at its source; {renew} what is there now"
-        else:
-            advice = "is right here; its source could not be asked, so try again later"
-        if verdicts:
-            print(f"model-zoo: {name} {advice}", file=sys.stderr)
-    return 1 if any(verdicts for _, verdicts in bad) else 0
+            _tell(
+                f"{name} is as it was, and has changed at its source; `model-zoo download --force {name}` brings what"
+                " is there now"
+            )
+        elif "unknown" in verdicts and not options.quiet:
+            _tell(
+                f"{name}: nothing is wrong; of some files nobody's sha256 is known, or their source could not be asked"
+            )
+        code = max(code, int(bool(verdicts & {"wrong", "changed"})))
+    return results, code
 
 
-def _scan(options: argparse.Namespace) -> int:
-    from model_zoo.scan import scan
+def _scan(options: argparse.Namespace) -> tuple[Any, int]:
+    from model_zoo.formats.scan import ScanError, files_in, scan
 
-    report = scan(options.file)
-    print(report)
-    return 0 if report.clean else 1
+    results, others = [], 0
+    for path in options.paths:
+        for file in files_in(path):
+            try:
+                report = scan(file)
+            except ScanError:
+                if not os.path.isdir(path):
+                    raise
+                others += 1  # a readme, a configuration
+                continue
+            _say(options, report)
+            results.append({**vars(report), "safe": report.safe})
+    if others:
+        _tell(f"{others} other files hold neither weights nor pickles")
+    return results, 0 if all(result["safe"] for result in results) else 1
 
 
-def _remove(options: argparse.Namespace) -> None:
-    entries = [maintenance.locate(name, options.cache_dir) for name in options.names]
-    entries = list({entry.place: entry for entry in entries}.values())
+def _remove(options: argparse.Namespace) -> tuple[Any, int]:
+    entries = {entry.place: entry for entry in (cache.locate(name, options.cache_dir) for name in options.names)}
     if not options.yes:
-        what = ", ".join(f"{entry.place} ({size_text(entry.size)})" for entry in entries)
+        what = ", ".join(f"{entry.place} ({size_text(entry.size)})" for entry in entries.values())
         if not sys.stdin.isatty():
             raise SettingsError(f"this would remove {what}; say --yes where nobody can be asked")
         if input(f"remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
             raise SettingsError("nothing was removed")
-    for entry in entries:
-        maintenance.remove(entry.place, cache_dir=options.cache_dir)
-        print(f"removed {entry.place}, {size_text(entry.size)}")
+    for entry in entries.values():
+        cache.remove(entry.place, cache_dir=options.cache_dir)
+        _say(options, f"removed {entry.place}, {size_text(entry.size)}")
+    return [{"name": entry.place, "bytes": entry.size} for entry in entries.values()], 0
 
 
-def _prune(options: argparse.Namespace) -> None:
-    gone, busy, leftovers = maintenance.prune(
+def _prune(options: argparse.Namespace) -> tuple[Any, int]:
+    gone, busy, leftovers = cache.prune(
         older_than=None if options.older_than is None else parse_duration(options.older_than),
         keep_size=None if options.keep_size is None else parse_size(options.keep_size),
         dry_run=options.dry_run,
         cache_dir=options.cache_dir,
     )
+    verb = "would remove" if options.dry_run else "removed"
     for entry in gone:
-        verb = "would remove" if options.dry_run else "removed"
-        print(f"{verb} {entry.place}, {size_text(entry.size)}, last used {_last_use(entry.last_used)}")
+        _say(options, f"{verb} {entry.place}, {size_text(entry.size)}, last used {_last_use(vars(entry))}")
     for entry in busy:
-        print(f"kept {entry.place}, which is being downloaded")
+        _say(options, f"kept {entry.place}, which is being downloaded")
     if leftovers:
-        print(
-            f"{'would remove' if options.dry_run else 'removed'} leftovers of crashed commands, {size_text(leftovers)}"
-        )
-    freed = size_text(sum(entry.size for entry in gone) + leftovers)
-    print(f"{freed} {'to free' if options.dry_run else 'freed'}")
+        _say(options, f"{verb} leftovers of crashed commands, {size_text(leftovers)}")
+    freed = sum(entry.size for entry in gone) + leftovers
+    _say(options, f"{size_text(freed)} {'to free' if options.dry_run else 'freed'}")
+    return {"removed": [entry.place for entry in gone], "busy": [entry.place for entry in busy], "bytes": freed}, 0
 
 
-def _import(options: argparse.Namespace) -> None:
+def _import(options: argparse.Namespace) -> tuple[Any, int]:
     from model_zoo.importing import import_model
 
-    print(import_model(options.source, options.name, cache_dir=options.cache_dir))
+    folder = import_model(options.source, options.name, cache_dir=options.cache_dir)
+    _say(options, folder)
+    return {"folder": folder}, 0
 
 
-def _pack(options: argparse.Namespace) -> None:
+def _pack(options: argparse.Namespace) -> tuple[Any, int]:
     from model_zoo import pack
 
     keys = ("name", "licence", "origin", "task", "paper", "description", "base_url", "every_kind")
     manifest, hidden = pack.describe(options.folder, **{key: getattr(options, key) for key in keys})
     if hidden:
-        print(f"model-zoo: left out hidden files: {', '.join(hidden)}", file=sys.stderr)
+        _tell(f"left out hidden files: {', '.join(hidden)}")
     if options.output is None:
-        print(json.dumps(manifest, indent=2, ensure_ascii=False))
-        return
+        _say(options, json.dumps(manifest, indent=2, ensure_ascii=False))
+        return manifest, 0
     index = pack.publish(options.folder, manifest, options.output)
-    print(index)
-    print(f"MODEL_ZOO_REGISTRY={index} model-zoo show {manifest['name']}", file=sys.stderr)
+    _say(options, index)
+    if not options.quiet:
+        print(f"MODEL_ZOO_REGISTRY={index} model-zoo show {manifest['name']}", file=sys.stderr)
+    return {"index": index, "manifest": manifest}, 0
 
 
-def _state(model: Model, cache_dir: str | None) -> str:
+def _pin(options: argparse.Namespace) -> tuple[Any, int]:
+    from model_zoo import pack
+
+    manifest = pack.pin(options.name, options.folder, options.output)
+    _say(options, manifest)
+    return {"manifest": manifest}, 0
+
+
+def _env(options: argparse.Namespace) -> tuple[Any, int]:
+    import platform
+
+    facts = {
+        "version": _version(),
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "home": settings.home(options.cache_dir),
+        "endpoints": [public(address) for address in settings.endpoints()],
+        "jobs": settings.jobs(),
+        "offline": settings.offline(),
+        "registries": [public(place.place) for place in settings.registries()],
+        "catalogue": registry.COMMUNITY.parent,
+        "proxies": sorted(key for key in os.environ if key.lower().endswith("_proxy")),
+    }
+    for key, value in facts.items():
+        _say(options, f"{key + ':':<13}{', '.join(map(str, value)) or '-' if isinstance(value, list) else value}")
+    return facts, 0
+
+
+def _state(model: Model, home: Path | None) -> str:
     if model.folder is not None:
         return "built in" if model.registry is None else "in its place"
     if not model.files:
         return CONVERT
-    folder = cache.model_folder(model, cache_dir)
-    if cache.is_complete(model, folder):
-        return "downloaded"
-    return "partly downloaded" if folder.is_dir() else "not downloaded"
+    if home is None or not (home / model.place).is_dir():
+        return "not downloaded"
+    return "downloaded" if cache.is_complete(model, home / model.place) else "partly downloaded"
 
 
-def _last_use(moment: float | None) -> str:
-    return "-" if moment is None else age_text(time.time() - moment)
-
-
-def _size(model: Model) -> str:
-    return size_text(model.nominal_size, exact=model.size_is_exact)
+def _last_use(row: dict[str, Any]) -> str:
+    return "-" if row["last_used"] is None else age_text(time.time() - row["last_used"])
 
 
 if __name__ == "__main__":

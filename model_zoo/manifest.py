@@ -1,28 +1,33 @@
 """The manifest of a model: what it says, and every check that it must pass before a word of it is believed.
 
-`manifest.schema.json` says the same for editors and other programs.
+`manifest.schema.json` says the same for editors and other programs. Keys that this release does not know are kept and
+passed over; a `schema` above its own has it pass over the whole manifest.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
-from model_zoo.addresses import public
-from model_zoo.errors import ManifestError
+from model_zoo.errors import ManifestError, public
 
+SCHEMA = 1
 MANIFESTS = "[!.]*/[!.]*.json"  # where they lie in a folder of them
 BUILTIN_MANIFEST = "model.json"
+MOST_FILES = 10_000  # of a model
+LARGEST = 2**53  # bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}/[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 # No leading dot: neither `..`, nor a clash with the marker and part files of the cache, which need room for their own
 # additions to the longest name that file systems take.
 _PATH = re.compile(r"[A-Za-z0-9_][\w.+-]{0,149}(/[A-Za-z0-9_][\w.+-]{0,149}){0,9}", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,49}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,9 +37,10 @@ class File:
 
     Attributes:
         path: relative to the model's folder, with forward slashes.
-        size: exact bytes, where known; a download of another size is refused.
-        sha256: lower-case hexadecimal, where known; a download with another hash is refused.
-        approximate_size: bytes, where only a rounded or estimated size is known; for display only.
+        size: exact bytes, where known; a file of another size is refused.
+        sha256: lower-case hexadecimal, where known; a file with another hash is refused.
+        approximate_size: bytes, where only a rounded or computed size is known; a file that differs by more than 2 %
+            (or by the half of a tenth of a kilobyte to which sizes are rounded) is refused.
     """
 
     path: str
@@ -50,7 +56,7 @@ class File:
             )
         for key in ("size", "approximate_size"):
             value = getattr(self, key)
-            if value is not None and (type(value) is not int or value < 0):
+            if value is not None and (type(value) is not int or not 0 <= value <= LARGEST):
                 raise ManifestError(f"{key} of {self.path} is {_short(value)}; give a whole number of bytes or null")
         if self.sha256 is not None and not (isinstance(self.sha256, str) and _SHA256.fullmatch(self.sha256)):
             raise ManifestError(f"sha256 of {self.path} is {_short(self.sha256)}; give 64 lower-case hex digits")
@@ -59,6 +65,21 @@ class File:
     def nominal_size(self) -> int | None:
         """The best known size in bytes, exact or not."""
         return self.approximate_size if self.size is None else self.size
+
+    def wrong_size(self, size: int) -> str | None:
+        """What is wrong with a file of `size` bytes; None if nothing is."""
+        if self.size is not None:
+            return None if size == self.size else f"has {size:,} bytes, not {self.size:,} as catalogued"
+        if size == 0 and self.sha256 is None:
+            return "is empty"
+        if self.approximate_size is not None and abs(size - self.approximate_size) > self.slack:
+            return f"has {size:,} bytes, not about {self.approximate_size:,} as catalogued"
+        return None
+
+    @property
+    def slack(self) -> int:
+        """How far an approximate size may be off, in bytes."""
+        return max(52, (self.approximate_size or 0) // 50)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +101,12 @@ class Model:
         mirrors: more such addresses, to be tried in order.
         original: of a model that CompVis published: `checkpoint`, the address of its file; `member`, the file's name
             where that is a zip archive; `config`, what its yaml says under "model". None where nothing is known.
+        revisions: other versions by name, each the list of its files; they lie under `<name>@<revision>`.
         folder: where the files lie if they need no download (built into this package, or beside their manifest).
         registry: the folder or address that the entry came from; None for this package.
+        file: the manifest, where it is a file of this machine.
         place: the model's folder in the cache, relative to it; the name, but for a model that overrides another.
+        remote: what stands for `<name>` in addresses.
     """
 
     name: str
@@ -93,27 +117,27 @@ class Model:
     paper: str | None
     files: tuple[File, ...]
     aliases: tuple[str, ...] = ()
-    description: str = ""
+    description: str | None = ""
     note: str | None = None
     base_url: str | None = None
     mirrors: tuple[str, ...] = ()
     original: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
+    revisions: Mapping[str, tuple[File, ...]] = dataclasses.field(default_factory=dict, hash=False)
     folder: Path | None = None
     registry: str | None = None
+    file: Path | None = None
     place: str = ""
+    remote: str = ""
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.aliases):
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
+            if not is_name(name):
                 raise ManifestError(f"model name {_short(name)} is refused: give owner/name of letters, digits and ._-")
-        for key in ("task", "pipeline", "licence", "origin"):
-            value = getattr(self, key)
-            if not isinstance(value, str) or not value or not value.isprintable():
-                raise ManifestError(f"{key} of {self.name} is {_short(value)}; give a text of one line")
-        for key in ("paper", "description", "note"):
-            value = getattr(self, key)
-            if value is not None and not (isinstance(value, str) and value.isprintable()):
-                raise ManifestError(f"{key} of {self.name} is {_short(value)}; give a text of one line or leave it out")
+        for key in ("task", "pipeline", "licence", "origin", "paper", "description", "note"):
+            value, needed = getattr(self, key), key in ("task", "pipeline", "licence", "origin")
+            if not (value is None or (isinstance(value, str) and value.isprintable())) or (needed and not value):
+                hint = "" if needed else " or leave it out"
+                raise ManifestError(f"{key} of {self.name} is {_short(value)}; give a text of one line{hint}")
         for address in (self.base_url, *self.mirrors):
             if address is not None and not is_address(address):
                 shown = public(address) if isinstance(address, str) else address
@@ -125,20 +149,12 @@ class Model:
             _check_original(self.name, self.original)
         elif not self.files:
             raise ManifestError(f"{self.name} lists no files, and no original either; list its files")
-        self._check_paths()
-        if self.base_url is not None:
-            object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
+        for files in (self.files, *self.revisions.values()):
+            _check_paths(self.name, files)
+        object.__setattr__(self, "base_url", self.base_url and self.base_url.rstrip("/"))
         object.__setattr__(self, "mirrors", tuple(address.rstrip("/") for address in self.mirrors))
         object.__setattr__(self, "place", self.place or self.name)
-
-    def _check_paths(self) -> None:
-        paths = [file.path.lower() for file in self.files]
-        twice = sorted({path for path in paths if paths.count(path) > 1})
-        if twice:
-            raise ManifestError(f"{self.name} lists {', '.join(twice)} twice (upper and lower case count as one)")
-        folders = {path[: match.start()] for path in paths for match in re.finditer("/", path)}
-        if folders & set(paths):
-            raise ManifestError(f"{self.name} lists {min(folders & set(paths))} as a file and as a folder")
+        object.__setattr__(self, "remote", self.remote or self.name)
 
     @property
     def nominal_size(self) -> int | None:
@@ -150,47 +166,47 @@ class Model:
     def size_is_exact(self) -> bool:
         return all(file.size is not None for file in self.files)
 
+    def at(self, revision: str | None) -> Model:
+        """This model in another revision.
 
-def is_address(value: object) -> bool:
+        Raises:
+            ManifestError: it has none of this name.
+        """
+        if revision is None:
+            return self
+        if revision not in self.revisions:
+            known = ", ".join(sorted(self.revisions)) or "there are none"
+            raise ManifestError(f"{self.name} has no revision {_short(revision)}; known: {known}")
+        place, remote = f"{self.place}@{revision}", f"{self.remote}@{revision}"
+        return dataclasses.replace(self, files=self.revisions[revision], folder=None, place=place, remote=remote)
+
+
+_OURS = ("folder", "registry", "file", "place", "remote")
+_FIELDS = {field.name: field.default for field in dataclasses.fields(Model) if field.name not in _OURS}
+_NEEDED = [key for key in _FIELDS if key in ("name", "task", "pipeline", "licence", "origin", "paper", "files")]
+
+
+def is_name(value: object) -> bool:
+    """Whether `value` is a name that models may have."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def is_address(value: Any) -> bool:
     """Whether `value` is a plain http or https address: no user, password, query or fragment, no blanks."""
     try:
-        parts = urlsplit(value) if isinstance(value, str) else None
+        parts = urlsplit(value)
         return (
-            parts is not None
+            isinstance(value, str)
             and parts.scheme in ("http", "https")
             and bool(parts.hostname)
             and parts.port != 0  # asking for it checks it
-            and re.search(r"[^!-~]|[@?#\\]", value) is None  # type: ignore[call-overload]
+            and re.search(r"[^!-~]|[@?#\\]", value) is None
         )
-    except ValueError:
+    except (ValueError, AttributeError, TypeError):
         return False
 
 
-def read_manifest(file: Path) -> Model:
-    """The model that `<owner>/<name>.json` describes.
-
-    Raises:
-        ManifestError: unreadable, or against the schema.
-    """
-    return _checked(file, f"{file.parent.name}/{file.stem}", parse)
-
-
-def read_builtin(folder: Path) -> Model:
-    """The model of a folder `<owner>/<name>` with a `model.json`; its files are what lies in the folder.
-
-    Raises:
-        ManifestError: unreadable, against the schema, or a file with a name that manifests refuse.
-    """
-
-    def build(values: Mapping[str, Any]) -> Model:
-        if "files" in values:
-            raise ManifestError("'files' of a built-in model are what lies in its folder; remove the key")
-        return dataclasses.replace(parse({**values, "files": _files_in(folder)}), folder=folder)
-
-    return _checked(folder / BUILTIN_MANIFEST, f"{folder.parent.name}/{folder.name}", build)
-
-
-def parse(values: object) -> Model:
+def parse(values: Any) -> Model:
     """The model that the JSON object `values` describes.
 
     Raises:
@@ -198,23 +214,40 @@ def parse(values: object) -> Model:
     """
     if not isinstance(values, dict):
         raise ManifestError(f"holds a JSON {type(values).__name__}; give an object")
-    _check_keys(values, Model, "the manifest", omit=frozenset({"folder", "registry", "place"}))
-    files = values["files"]
-    if not isinstance(files, list) or not all(isinstance(item, dict) for item in files):
-        raise ManifestError("'files' must be a list of objects")
-    lists = {"aliases": "names", "mirrors": "addresses"}
-    for key, what in lists.items():
-        if not isinstance(values.get(key, []), list):
+    schema = values.get("schema", SCHEMA)
+    if type(schema) is not int or schema > SCHEMA:
+        raise ManifestError(f"is of the schema {_short(schema)}; this release knows {SCHEMA}: update it")
+    lacking = [key for key in _NEEDED if key not in values]
+    if lacking:
+        raise ManifestError(f"key {lacking[0]!r} is missing")
+    known = {key: value for key, value in values.items() if key in _FIELDS}
+    for key, what in {"aliases": "names", "mirrors": "addresses"}.items():
+        if not isinstance(known.get(key, []), list):
             raise ManifestError(f"'{key}' must be a list of {what}")
-    for item in files:
-        _check_keys(item, File, "a file")
-    return Model(
-        **{
-            **values,
-            "files": tuple(File(**item) for item in files),
-            **{key: tuple(values.get(key, [])) for key in lists},
-        }
-    )
+        known[key] = tuple(known.get(key, []))
+    revisions = known.get("revisions") or {}
+    if not isinstance(revisions, dict) or not all(map(_REVISION.fullmatch, revisions)):
+        raise ManifestError("'revisions' must be an object of lists of files by short names of letters and digits")
+    known["revisions"] = {key: _files(files) for key, files in revisions.items()}
+    return Model(**{**known, "files": _files(known["files"])})
+
+
+def read_manifest(file: Path, builtin: bool = False) -> Model:
+    """The model that `<owner>/<name>.json` describes, or of a built-in one `<owner>/<name>/model.json`.
+
+    Raises:
+        ManifestError: unreadable, against the schema, or not called as the file is.
+    """
+    folder = file.parent if builtin else None
+    name = "/".join(file.parent.parts[-2:]) if builtin else f"{file.parent.name}/{file.stem}"
+    values = read_json(file)
+    try:
+        model = dataclasses.replace(parse(values), folder=folder, file=file)
+        if model.name != name:
+            raise ManifestError(f"name is {model.name!r}; the place of the file says {name!r}")
+    except ManifestError as error:
+        raise ManifestError(f"{file}: {error}") from None
+    return model
 
 
 def read_json(file: Path) -> Any:
@@ -229,48 +262,35 @@ def read_json(file: Path) -> Any:
         raise ManifestError(f"{file}: {error}") from None
 
 
-def _files_in(folder: Path) -> list[dict[str, Any]]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / BUILTIN_MANIFEST)
-    relative = ((path, path.relative_to(folder)) for path in files)
-    return [
-        {"path": name.as_posix(), "size": path.stat().st_size}
-        for path, name in relative
-        if not any(part.startswith(".") for part in name.parts)
-    ]
+def _files(items: Any) -> tuple[File, ...]:
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise ManifestError("'files' must be a list of objects")
+    if len(items) > MOST_FILES:
+        raise ManifestError(f"'files' lists {len(items):,} files; {MOST_FILES:,} are read")
+    if not all("path" in item for item in items):
+        raise ManifestError("key 'path' is missing")
+    return tuple(File(*map(item.get, ("path", "size", "sha256", "approximate_size"))) for item in items)
 
 
-def _checked(file: Path, name: str, build: Callable[[Any], Model]) -> Model:
-    """`build(values)` of a manifest; errors name the file, and the model must be called as the file is."""
-    values = read_json(file)
-    try:
-        model = build(values)
-        if model.name != name:
-            raise ManifestError(f"name is {model.name!r}; the place of the file says {name!r}")
-    except ManifestError as error:
-        raise ManifestError(f"{file}: {error}") from None
-    return model
+def _check_paths(name: str, files: tuple[File, ...]) -> None:
+    counts = collections.Counter(file.path.lower() for file in files)
+    twice = sorted(path for path, count in counts.items() if count > 1)
+    if twice:
+        raise ManifestError(f"{name} lists {', '.join(twice[:5])} twice (upper and lower case count as one)")
+    folders = {path[: match.start()] for path in counts for match in re.finditer("/", path)}
+    both = folders & counts.keys()
+    if both:
+        raise ManifestError(f"{name} lists {min(both)} as a file and as a folder")
 
 
 def _check_original(name: str, original: Any) -> None:
-    texts, needed = {"checkpoint", "member"}, {"checkpoint", "config"}
-    if not isinstance(original, Mapping) or not needed <= set(original) <= texts | needed:
-        raise ManifestError(f"original of {name} must be an object with 'checkpoint', 'config' and maybe 'member'")
-    for key, value in original.items():
-        if not value or not isinstance(value, str if key in texts else Mapping):
-            kind = "a text" if key in texts else "an object"
-            raise ManifestError(f"{key} of the original of {name} is {_short(value)}; give {kind}")
-    if not is_address(original["checkpoint"]):
-        raise ManifestError(f"checkpoint of the original of {name} is no http or https address")
-
-
-def _check_keys(values: Mapping[str, Any], kind: Any, where: str, omit: frozenset[str] = frozenset()) -> None:
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in omit}
-    unknown = [key for key in values if key not in fields]
-    lacking = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in values]
-    if unknown or lacking:
-        complaints = [f"unknown key {_short(key)}" for key in unknown[:5]]
-        complaints += [f"key {key!r} is missing" for key in lacking]
-        raise ManifestError(f"{where} has {', '.join(complaints)}")
+    if not isinstance(original, Mapping) or not is_address(original.get("checkpoint")):
+        raise ManifestError(f"original of {name} must be an object with the address of a 'checkpoint' and its 'config'")
+    config, member = original.get("config"), original.get("member", "x")
+    if not config or not isinstance(config, Mapping):
+        raise ManifestError(f"config of the original of {name} is {_short(config)}; give an object")
+    if not member or not isinstance(member, str):
+        raise ManifestError(f"member of the original of {name} is {_short(member)}; give a text")
 
 
 def _short(value: object) -> str:

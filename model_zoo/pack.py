@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from model_zoo import cache
-from model_zoo.errors import CacheError, SourceError
-from model_zoo.manifest import MANIFESTS, parse, read_json, read_manifest
-from model_zoo.registry import list_models
+from model_zoo.disk import write_text
+from model_zoo.errors import CacheError, ManifestError, SourceError
+from model_zoo.formats.scan import complaint
+from model_zoo.manifest import BUILTIN_MANIFEST, MANIFESTS, SCHEMA, parse, read_json, read_manifest
+from model_zoo.registry import find, list_models
 from model_zoo.settings import PathLike
 
 INDEX = "index.json"
@@ -79,6 +83,7 @@ def describe(
             " them (save_pretrained writes safetensors), or pack them too with --every-kind"
         )
     manifest: dict[str, Any] = {
+        "schema": SCHEMA,
         "name": name,
         "task": task or _task(pipeline),
         "pipeline": pipeline,
@@ -91,11 +96,54 @@ def describe(
         "files": [],
     }
     parse({**manifest, "files": [{"path": path.relative_to(root).as_posix()} for path in files]})  # before the hashing
-    manifest["files"] = [
-        {"path": path.relative_to(root).as_posix(), "size": path.stat().st_size, "sha256": cache.hash_file(path)}
-        for path in files
-    ]
+    manifest["files"] = [_described(root, path.relative_to(root).as_posix()) for path in files]
     return manifest, hidden
+
+
+def pin(name: str, folder: PathLike, output: PathLike | None = None) -> Path:
+    """Write the sizes and hashes of a model's files, which lie in `folder`, into its manifest; the manifest.
+
+    Args:
+        name: name or alias of a model of the catalogue.
+        folder: its files, as they lie under its name in the zoo.
+        output: where to write the manifest; None writes it in its place.
+
+    Raises:
+        SourceError: a file is missing, or is not what the manifest knows of it.
+        CacheError: the manifest cannot be written, or is no file of this machine.
+    """
+    model, root = find(name), Path(os.path.abspath(os.path.expanduser(folder)))
+    if model.file is None:
+        raise CacheError(
+            f"the manifest of {model.name} is no file of its own on this machine; pin it where it is published"
+        )
+    builtin = model.file.name == BUILTIN_MANIFEST
+    values = read_json(model.file)
+    paths = [file.path for file in model.files]
+    if builtin:  # its files are what lies in its folder
+        shown = (path.relative_to(root).as_posix() for path in _files(root))
+        paths = [path for path in shown if not path.startswith(".") and "/." not in path and path != BUILTIN_MANIFEST]
+    older = {item["path"]: item for item in values["files"]}
+    pinned = []
+    for path in paths:
+        if not (root / path).is_file():
+            raise SourceError(f"{root} has no {path} of {model.name}; give the folder that holds its files")
+        described = _described(root, path)
+        known = next((file for file in model.files if file.path == path), None)
+        if known is not None and not builtin:
+            wrong = known.wrong_size(described["size"]) or complaint(root / path)
+            if wrong or known.sha256 not in (None, described["sha256"]):
+                raise SourceError(
+                    f"{root / path} {wrong or 'has another sha256 than the manifest'}: it is another file"
+                )
+        kept = {key: value for key, value in older.get(path, {}).items() if key != "approximate_size"}
+        pinned.append({**kept, **described})
+    target = Path(output) if output is not None else model.file
+    try:
+        write_text(target, _json({**values, "files": pinned}))
+    except OSError as error:
+        raise CacheError(f"cannot write {target}: {error.strerror or error}; say -o FILE") from error
+    return target
 
 
 def publish(folder: PathLike, manifest: dict[str, Any], zoo: PathLike) -> Path:
@@ -106,7 +154,6 @@ def publish(folder: PathLike, manifest: dict[str, Any], zoo: PathLike) -> Path:
     Raises:
         SourceError: a file has changed since it was described.
         CacheError: the zoo cannot be written.
-        ManifestError: another manifest of the zoo breaks the schema.
     """
     root, target = (Path(os.path.abspath(os.path.expanduser(path))) for path in (folder, zoo))
     place = target / manifest["name"]
@@ -129,9 +176,16 @@ def publish(folder: PathLike, manifest: dict[str, Any], zoo: PathLike) -> Path:
             if older.exists():
                 os.rename(older, place)
             raise
-        _write(place.with_name(f"{place.name}.json"), manifest)
-        manifests = sorted(target.glob(MANIFESTS))
-        _write(target / INDEX, {"models": [read_json(file) for file in manifests if read_manifest(file)]})
+        write_text(place.with_name(f"{place.name}.json"), _json(manifest))
+        models = []
+        for file in sorted(target.glob(MANIFESTS)):
+            try:
+                read_manifest(file)
+            except ManifestError as error:
+                warnings.warn(f"left out of {target / INDEX}: {error}", stacklevel=2)
+            else:
+                models.append(read_json(file))
+        write_text(target / INDEX, _json({"schema": SCHEMA, "models": models}))
     except OSError as error:
         raise CacheError(f"cannot write to {target}: {error}; free or repair that place, or choose another") from error
     finally:
@@ -174,7 +228,12 @@ def _files(root: Path) -> Iterator[Path]:
                 raise SourceError(f"{path} is a link or device; put a plain file there")
 
 
-def _write(file: Path, values: dict[str, Any]) -> None:
-    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
-    part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, file)
+def _described(root: Path, path: str) -> dict[str, Any]:
+    file = root / path
+    return {"path": path, "size": file.stat().st_size, "sha256": cache.hash_file(file)}
+
+
+def _json(values: dict[str, Any]) -> str:
+    """As the catalogue is written: a line for each file."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    return re.sub(r"\{\s+(\"path\": [^{}]*?)\s+\}", lambda m: "{" + re.sub(r",\s+", ", ", m[1]) + "}", text) + "\n"

@@ -6,26 +6,19 @@ import contextlib
 import errno
 import json
 import os
-import platform
 import re
 import secrets
 import stat
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Callable, NamedTuple
+from typing import Any, BinaryIO, Callable, NamedTuple
 
-from model_zoo import cache, checks
-from model_zoo.digests import Follower
-from model_zoo.sharing import make_folder, share
-from model_zoo.source import Source
+from model_zoo import disk
+from model_zoo.digests import Follower, Source
 
 _BLOCK = 1 << 20
-# What a crash of the machine may cost: as many bytes, or as many seconds.
-_SYNC_BYTES = 64 << 20
-_SYNC_SECONDS = 10.0
+_FLUSH = 64 << 20  # bytes after which the disk is set to work, so that the last fsync has little to wait for
 
 
 class Taken(Exception):
@@ -38,46 +31,42 @@ class _Left(NamedTuple):
     path: Path
     source: Source
     size: int  # bytes that can be relied on
-    here: bool  # written on this machine
+    here: bool  # written since this machine started
 
 
 class Part:
     """A file beside `destination` that collects its bytes, and becomes it by one rename.
 
     Its name is its own, `.<file>.<8 hex digits>.part`, and a small JSON file beside it says of which version its bytes
-    are, who wrote them and how many of them a crash of the machine cannot take. Whoever comes next, after an error, a
-    kill or a crash, goes on with it: in its place where a lock keeps others out, and with a copy where none does, so
-    that nobody ever writes into a file of which somebody else believes to be the only writer.
+    are. Whoever comes next, after an error, a kill or a crash, goes on with it: in its place where a lock keeps others
+    out, and with a copy where none does, so that nobody ever writes into a file of which somebody else believes to be
+    the only writer. After a crash of the machine, of a file whose hash would not tell, only bytes count that were
+    known to be on the disk.
 
     Args:
         destination: where the finished file belongs.
         alone: whether a lock keeps others out.
-        gained: called with the number of bytes gained; negative when they are thrown away.
-        adopted: called with the number of bytes that were there before; negative as well.
+        hashed: whether a known hash will tell whether the bytes are right.
+        gained: called with the number of bytes gained; negative when they are thrown away. The second argument says
+            whether they were there before.
     """
 
-    def __init__(self, destination: Path, alone: bool, gained: Callable[[int], None], adopted: Callable[[int], None]):
+    def __init__(self, destination: Path, alone: bool, hashed: bool, gained: Callable[[int, bool], None]):
         self.destination = destination
         self.size = 0
         self.source: Source | None = None
-        self.keep = True
-        self._alone = alone
-        self._gained = gained
-        self._adopted = adopted
+        self._alone, self._hashed, self._gained = alone, hashed, gained
         self._given = 0  # so many of its bytes were there before
         self._stream: BinaryIO | None = None
         self._path = destination
         self._follower: Follower | None = None
-        self._synced = 0
-        self._synced_at = 0.0
-        self._secured: threading.Thread | None = None
-        self._failure: OSError | None = None
+        self._flushed = 0
         self._published = False
 
     def __enter__(self) -> Part:
-        with cache.writing(self.destination):
-            make_folder(self.destination.parent)
-            for left in sorted(_left_behind(self.destination), key=lambda left: left.size, reverse=True):
+        with disk.writing(self.destination):
+            disk.make_folder(self.destination.parent)
+            for left in sorted(_left_behind(self.destination, self._hashed), key=lambda left: left.size, reverse=True):
                 try:
                     self._adopt(left)
                     break
@@ -87,15 +76,13 @@ class Part:
                 self._create()  # a place that cannot be written is known before anything is fetched
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._published or self._stream is None:
             return
-        if self.size and self.keep:
+        if self.size and self.source is not None and (self._hashed or self.source.validator):
             with contextlib.suppress(OSError):  # the disk may be full; the first error is on its way up
-                self._sync()
-                self._note()
+                disk.sync(self._stream.fileno())
+                self._note(self.size)
             self._close()
         else:
             self._discard()
@@ -104,11 +91,11 @@ class Part:
         """Take note of which version the bytes to come are, and which digests of it will be asked for.
 
         Raises:
-            Taken: as each of these methods.
-            CacheError: they do not fit, or cannot be written.
+            CacheError: they do not fit, or cannot be written (as all of these methods).
+            Taken: another process has published the file (as all of them).
         """
         if source.length is not None:
-            cache.check_space(self.destination.parent, source.length - self.size, spare=0)
+            disk.check_space(self.destination.parent, source.length - self.size, spare=0)
         with self._own():
             if self._stream is None:
                 self._create()
@@ -120,11 +107,7 @@ class Part:
                 self._follower.start()
 
     def write(self, block: bytes) -> None:
-        """Append.
-
-        Raises:
-            CacheError: the disk is full, or the like; what was there before stays.
-        """
+        """Append; what was there before stays if the disk is full."""
         assert self._stream is not None and self._follower is not None
         with self._own():
             rest = memoryview(block)
@@ -132,40 +115,41 @@ class Part:
                 count = self._stream.write(rest)
                 rest = rest[count:]
                 self.size += count
-                self._gained(count)
+                self._gained(count, False)
             self._follower.more()
-            if self._secured is None or not self._secured.is_alive():
-                overdue = time.monotonic() - self._synced_at >= _SYNC_SECONDS
-                if overdue or self.size - self._synced >= _SYNC_BYTES:
-                    self._secured = threading.Thread(target=self._secure, args=(self.size,), daemon=True)
-                    self._secured.start()
+            if self.size - self._flushed >= _FLUSH:
+                self._flushed = self.size
+                threading.Thread(target=_flush, args=(self._path,), daemon=True).start()
 
     def restart(self) -> None:
         """Throw away what is there. The file goes as a whole: a reader of it must not see it shrink."""
         if self.size:
-            self._adopted(-self._given)
-            self._gained(self._given - self.size)
+            self._gained(-self._given, True)
+            self._gained(self._given - self.size, False)
         self._discard()
 
     def digests(self) -> dict[str, str]:
-        """Of all bytes, read back from the file, in lower-case hexadecimal.
-
-        Raises:
-            CacheError: they cannot be read.
-        """
+        """Of all bytes, read back from the file, in lower-case hexadecimal."""
         assert self._follower is not None
         with self._own():
             self._follower.end()
             return self._follower.result()
 
     def complaint(self) -> str | None:
-        """What the file's own structure says against it.
+        """What the file's own structure says against it."""
+        from model_zoo.formats.scan import complaint
 
-        Raises:
-            CacheError: it cannot be read.
-        """
         with self._own():
-            return checks.complaint(self._path, self.destination.name)
+            return complaint(self._path, self.destination.name)
+
+    @contextlib.contextmanager
+    def _own(self) -> Iterator[None]:
+        with disk.writing(self.destination, errno.ENOENT):
+            try:
+                yield
+            except FileNotFoundError:
+                self.restart()
+                raise Taken from None
 
     def publish(self) -> None:
         """Become `destination`; whatever else is left of it goes.
@@ -176,23 +160,14 @@ class Part:
         """
         assert self._stream is not None
         with self._own():
-            self._sync()
+            disk.sync(self._stream.fileno())
             self._close()
             os.replace(self._path, self.destination)
             self._published = True
-            cache.sync_folder(self.destination.parent)
+            disk.sync_folder(self.destination.parent)
         for path in _traces(self.destination):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-    @contextlib.contextmanager
-    def _own(self) -> Iterator[None]:
-        with cache.writing(self.destination, errno.ENOENT):
-            try:
-                yield
-            except FileNotFoundError:
-                self.restart()
-                raise Taken from None
 
     def _adopt(self, left: _Left) -> None:
         if self._alone and left.here:
@@ -200,64 +175,31 @@ class Part:
             self._path = left.path
             self._stream.truncate(left.size)
             self._stream.seek(left.size)
+            self.size = left.size
         else:
             with open(left.path, "rb", opener=_plain) as stream:
                 self._create()
                 assert self._stream is not None
-                rest = left.size
-                while block := stream.read(min(_BLOCK, rest)):
-                    rest -= self._stream.write(block)  # it may take less than all of it
-                    stream.seek(left.size - rest)
-                left = left._replace(size=left.size - rest)
-        self.size, self.source = left.size, left.source
-        self._sync()
+                while block := stream.read(min(_BLOCK, left.size - self.size)):
+                    self.size += self._stream.write(block)  # it may take less than all of it
+                    stream.seek(self.size)
+        self.source = left.source
         self._note()
         self._given = self.size
-        self._adopted(self.size)
+        self._gained(self.size, True)
 
     def _create(self) -> None:
         self._path = self.destination.with_name(f".{self.destination.name}.{secrets.token_hex(4)}.part")
         self._stream = open(self._path, "xb", buffering=0)  # x: never through a link
-        share(self._path)
-        self._synced, self._synced_at, self._failure = 0, time.monotonic(), None
+        disk.share(self._path)
 
-    def _sync(self) -> None:
-        """Have all bytes on the disk."""
-        assert self._stream is not None
-        if self._secured is not None:
-            self._secured.join()
-        if self._failure is not None:  # the system tells it once
-            raise self._failure
-        cache.sync(self._stream.fileno())
-        if not self._synced:
-            cache.sync_folder(self._path.parent)
-        self._synced, self._synced_at = self.size, time.monotonic()
-
-    def _secure(self, size: int) -> None:
-        """Have the first `size` bytes on the disk, in a thread beside the one that brings more."""
-        assert self._stream is not None
-        self._synced_at = time.monotonic()
-        try:
-            cache.sync(self._stream.fileno())
-            if not self._synced:
-                cache.sync_folder(self._path.parent)
-            self._synced = size
-            self._note()
-        except FileNotFoundError:
-            pass  # the part was taken, and whoever writes to it will see
-        except OSError as error:
-            self._failure = error
-
-    def _note(self) -> None:
+    def _note(self, synced: int = 0) -> None:
         """Write down what the next process must know."""
         assert self.source is not None
-        values = {"source": self.source.dump(), "synced": self._synced, "node": platform.node(), "boot": _boot()}
-        cache.write_text(_note_file(self._path), json.dumps(values))
+        values = {"source": self.source.dump(), "synced": synced, "boot": _boot()}
+        disk.write_text(_note_file(self._path), json.dumps(values))
 
     def _close(self) -> None:
-        if self._secured is not None:
-            self._secured.join()
-            self._secured = None
         if self._follower is not None:
             self._follower.cancel()
             self._follower.join()
@@ -268,7 +210,7 @@ class Part:
 
     def _discard(self) -> None:
         self._close()
-        self.size, self._given, self.source = 0, 0, None
+        self.size, self._given, self._flushed, self.source = 0, 0, 0, None
         if self._path != self.destination:
             for path in (self._path, _note_file(self._path)):
                 with contextlib.suppress(OSError):
@@ -285,24 +227,23 @@ def progress_of(destination: Path) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(found))
 
 
-def bytes_left(destination: Path) -> int:
+def bytes_left(destination: Path, hashed: bool = False) -> int:
     """How many bytes a download of the file need not fetch again."""
-    return max((left.size for left in _left_behind(destination)), default=0)
+    return max((left.size for left in _left_behind(destination, hashed)), default=0)
 
 
-def _left_behind(destination: Path) -> Iterator[_Left]:
-    boot, node = _boot(), platform.node()
+def _left_behind(destination: Path, hashed: bool) -> Iterator[_Left]:
+    boot = _boot()
     for path in _traces(destination):
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
             status = path.lstat()
             if path.suffix != ".part" or not stat.S_ISREG(status.st_mode):
                 continue
-            values = json.loads(_note_file(path).read_text(encoding="utf-8"))
-            source, synced = Source.load(values.get("source")), values.get("synced", 0)
-            # After a crash of the machine, what lay in its memory may have become zeros.
-            safe = status.st_size if boot and values.get("boot") == boot else min(int(synced), status.st_size)
-            if safe > 0:
-                yield _Left(path, source, safe, values.get("node") == node and status.st_nlink == 1)
+            values: Any = json.loads(_note_file(path).read_text(encoding="utf-8"))
+            source, here = Source.load(values["source"]), boot is not None and values.get("boot") == boot
+            size = status.st_size if here or hashed else min(int(values.get("synced", 0)), status.st_size)
+            if size > 0:
+                yield _Left(path, source, size, here and status.st_nlink == 1)
 
 
 def _traces(destination: Path) -> list[Path]:
@@ -312,6 +253,12 @@ def _traces(destination: Path) -> list[Path]:
         return [destination.with_name(found) for found in os.listdir(destination.parent) if name.fullmatch(found)]
     except OSError:
         return []
+
+
+def _flush(path: Path) -> None:
+    """Through a descriptor of its own: a failure is told once for each, and the last fsync must hear of it."""
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0, opener=_plain) as stream:
+        os.fsync(stream.fileno())
 
 
 def _note_file(path: Path) -> Path:

@@ -2,57 +2,104 @@
 
 One manifest a model: `community/<owner>/<name>.json` for models that are downloaded,
 `builtin/<owner>/<name>/model.json` for those whose files lie beside it. Adding a model is adding a file.
-MODEL_ZOO_REGISTRY adds places of the user's own, which `places` reads. None of them redefines a name of this package
-or of another place unless the setting says `override=` before it.
+
+MODEL_ZOO_REGISTRY adds places of the user's own. A folder holds `<owner>/<name>.json`; a file or an address holds an
+index, `{"models": [manifest, ...]}`, or one manifest. Where a manifest has no `base_url`, its files are beside the
+place, `<place>/<owner>/<name>/<file>`: on disk they are used where they lie, and if they are not there, they come from
+the endpoint of the settings. None of them redefines a name of this package or of an earlier place unless the setting
+says `override=` before it. What is wrong with a place or an entry is warned of, and the rest goes on.
+
+What addresses said is kept in `<MODEL_ZOO_HOME>/.registries`, one file an address, one line an entry, so that a name
+is found without reading all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import json
+import mmap
+import os
+import threading
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from model_zoo import places, settings
-from model_zoo.errors import CacheError, ManifestError, ModelZooError, UnknownModelError, UnknownTaskError
-from model_zoo.manifest import BUILTIN_MANIFEST, MANIFESTS, File, Model, read_builtin, read_manifest
-
-__all__ = ["File", "Model", "catalogue", "find", "list_models", "local_folder"]
+from model_zoo import settings
+from model_zoo.digests import Source
+from model_zoo.disk import make_folder, write_text
+from model_zoo.errors import (
+    CacheError,
+    DownloadError,
+    ManifestError,
+    RegistryError,
+    UnknownModelError,
+    UnknownTaskError,
+    public,
+)
+from model_zoo.manifest import (
+    BUILTIN_MANIFEST,
+    MANIFESTS,
+    SCHEMA,
+    Model,
+    is_address,
+    is_name,
+    parse,
+    read_json,
+    read_manifest,
+)
 
 COMMUNITY = Path(__file__).parent / "community"
 BUILTIN = Path(__file__).parent / "builtin"
 
-# `list_models` asks an address again after this many seconds; `find` does for a name that it does not know.
-FRESH = 3600.0
+FRESH = 3600.0  # `list_models` asks an address again after so many seconds; `find` does for a name that it lacks
+DEADLINE = 10.0  # seconds for all addresses together, by the clock
+LARGEST = 64 << 20  # bytes of an index; a manifest has a few thousand
+MOST_MODELS = 100_000
+FOLDER = ".registries"
 
 
 def list_models(task: str | None = None) -> list[Model]:
-    """All models by name, or those of one task.
-
-    An address of MODEL_ZOO_REGISTRY that cannot be read is warned of, and what was last read there is listed.
+    """All models by name, or those of one task; what is wrong with entries and places is warned of.
 
     Raises:
         UnknownTaskError: no model has this task.
-        ManifestError, SettingsError: as `catalogue`.
     """
-    claims, problems = catalogue(FRESH)
+    layers, problems = _layers(FRESH)
+    claims: dict[str, Model] = {}
+    overriding: set[str] = set()
+    for layer in layers:
+        for model in layer.models():
+            names = [name.lower() for name in (model.name, *model.aliases)]
+            if names[0] in overriding:
+                continue
+            others = [claims[name] for name in names if name in claims and name not in overriding]
+            if others or (layer.override and names[0] in claims):
+                problems.append(_clash(claims[names[0]] if names[0] in claims else others[0], model, layer))
+                continue
+            if layer.override:
+                overriding.update(names)
+            for name in names:
+                claims.setdefault(name, model)
+        problems += layer.problems
     for problem in problems:
         warnings.warn(str(problem), stacklevel=2)
     models = sorted({model.name: model for model in claims.values()}.values(), key=lambda model: model.name.lower())
-    if task is None:
-        return models
-    chosen = [model for model in models if model.task == task]
-    if not chosen:
+    chosen = [model for model in models if task in (None, model.task)]
+    if task is not None and not chosen:
         tasks = ", ".join(sorted({model.task for model in models}))
         raise UnknownTaskError(f"no model has the task {task!r}; the tasks are {tasks}")
     return chosen
 
 
-def find(name: str, *, refresh: bool = False, local_files_only: bool = False) -> Model:
+def find(name: str, *, revision: str | None = None, refresh: bool = False, local_files_only: bool = False) -> Model:
     """The model of this name or alias.
 
     Args:
+        revision: one of its revisions.
         refresh: ask the addresses of MODEL_ZOO_REGISTRY for their newest entries; otherwise they are asked only
             where what was last read there does not have the name.
         local_files_only: ask nobody, as MODEL_ZOO_OFFLINE does.
@@ -60,20 +107,24 @@ def find(name: str, *, refresh: bool = False, local_files_only: bool = False) ->
     Raises:
         UnknownModelError: no such model; names the nearest ones.
         RegistryError: the name is not known here, and an address could not or must not be asked for it.
-        ManifestError, SettingsError: as `catalogue`.
+        ManifestError: its own manifest breaks the schema, or has no such revision.
     """
     refresh = refresh and not local_files_only
-    claims, problems = catalogue(0.0 if refresh else None)
-    model = _named(claims, name)
-    unasked = not refresh and not local_files_only
-    if model is None and unasked and any(place.is_address for place in settings.registries()):
-        claims, problems = catalogue(0.0)
-        model = _named(claims, name)
+    layers, problems = _layers(0.0 if refresh else None)
+    model = _lookup(layers, name)
+    if (
+        model is None
+        and not refresh
+        and not local_files_only
+        and any(place.is_address for place in settings.registries())
+    ):
+        layers, problems = _layers(0.0)
+        model = _lookup(layers, name)
     if model is not None:
-        return model
+        return model.at(revision)
     if problems:
         raise problems[0]
-    raise UnknownModelError(name, _nearest(name, claims))
+    raise UnknownModelError(name, _nearest(name, layers))
 
 
 def local_folder(model: Model) -> Path | None:
@@ -82,80 +133,357 @@ def local_folder(model: Model) -> Path | None:
     Raises:
         CacheError: a file is missing there, or has another size than the manifest says.
     """
-    if model.folder is None or model.registry is None:  # no copy of this package is checked at every call
-        return model.folder
-    for file in model.files:
-        path = model.folder / file.path
+    for file in model.files if model.folder is not None else ():
+        path = model.folder / file.path  # type: ignore[operator]
         if not path.is_file() or file.size not in (None, path.stat().st_size):
+            hint = (
+                f"remove {model.folder} to have the model downloaded" if model.registry else "install the package again"
+            )
             raise CacheError(
-                f"{path} is missing or not as the manifest in {model.registry} describes it; complete the copy, or"
-                f" remove {model.folder} to have the model downloaded"
+                f"{path} is missing or not as the manifest in {model.registry or 'this package'} describes it; complete"
+                f" the copy, or {hint}"
             )
     return model.folder
 
 
-def catalogue(max_age: float | None = None) -> tuple[dict[str, Model], list[ModelZooError]]:
-    """The models by their names and aliases, in lower case, and what could not be read at addresses.
+# Layers: where entries come from, those that win first
+
+
+class _Layer:
+    """Entries of one place. `direct` finds one by name without reading all."""
+
+    def __init__(self, label: str, override: bool = False):
+        self.label, self.override = label, override
+        self.problems: list[RegistryError | ManifestError] = []
+        self._models: list[Model] | None = None
+
+    def read(self) -> Iterator[Any]:
+        """What makes each model: calls that raise ManifestError where an entry is bad."""
+        raise NotImplementedError
+
+    def direct(self, name: str) -> Model | None:
+        return None
+
+    def finish(self, model: Model) -> Model:
+        """A model as this place has it."""
+        if not self.override:
+            return model
+        tag = hashlib.sha256(str(model.registry).encode()).hexdigest()[:8]  # its files must not mix with the other's
+        return dataclasses.replace(model, place=f"{model.name}@{tag}")
+
+    def models(self) -> list[Model]:
+        if self._models is None:
+            self._models, bad = [], []
+            try:
+                for make in self.read():
+                    try:
+                        self._models.append(self.finish(make()))
+                    except ManifestError as error:
+                        bad.append(error)
+            except (ManifestError, OSError) as error:
+                bad.append(ManifestError(str(error)))
+            if bad:
+                count = f"{len(bad)} entries are" if len(bad) > 1 else "an entry is"
+                self.problems.append(ManifestError(f"{count} passed over in {self.label}: {bad[0]}"))
+        return self._models
+
+    def get(self, name: str) -> Model | None:
+        """By name or alias, upper and lower case being one."""
+        found = self.direct(name)
+        if found is not None:
+            return found
+        wanted = name.lower()
+        every = self.models()
+        named = (model for model in every if wanted in (name.lower() for name in (model.name, *model.aliases)))
+        return next(named, None)
+
+
+class _Package(_Layer):
+    def read(self) -> Iterator[Any]:
+        for file in COMMUNITY.glob(MANIFESTS):
+            yield lambda file=file: read_manifest(file)
+        for file in BUILTIN.glob(f"*/*/{BUILTIN_MANIFEST}"):  # a folder without a manifest is no model (yet)
+            yield lambda file=file: read_manifest(file, builtin=True)
+
+
+class _Disk(_Layer):
+    """A folder of manifests, an index, or a single manifest."""
+
+    def __init__(self, place: Path, override: bool):
+        super().__init__(str(place), override)
+        self.place = place
+
+    def direct(self, name: str) -> Model | None:
+        file = self.place / f"{name}.json"
+        return self.finish(read_manifest(file)) if self.place.is_dir() and is_name(name) and file.is_file() else None
+
+    def finish(self, model: Model) -> Model:
+        base = self.place if self.place.is_dir() else Path(_base(self.place.as_posix(), model))
+        folder = base / model.name
+        file = model.file or (self.place if self.place.name == f"{model.name.rpartition('/')[2]}.json" else None)
+        placed = dataclasses.replace(
+            model, registry=str(self.place), folder=folder if folder.is_dir() else None, file=file
+        )
+        return super().finish(placed)
+
+    def read(self) -> Iterator[Any]:
+        if self.place.is_dir():
+            for file in sorted(self.place.glob(MANIFESTS)):
+                yield lambda file=file: read_manifest(file)
+        elif not self.place.is_file():
+            raise ManifestError(
+                "it does not exist; MODEL_ZOO_REGISTRY takes folders and files of manifests and addresses"
+            )
+        else:
+            for values in _entries(read_json(self.place)):
+                yield lambda values=values: parse(values)
+
+
+class _Copy(_Layer):
+    """What an address last said: a line of JSON about it, then a line for each name and alias, `<key>\\t<entry>`."""
+
+    def __init__(self, url: str, override: bool):
+        super().__init__(public(url), override)
+        self.url = url
+        self.file = settings.home() / FOLDER / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.txt"
+        self.about: dict[str, Any] = {}
+        self._data: Any = b""
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError), open(self.file, "rb") as stream:
+            about = json.loads(stream.readline())
+            if about.get("url") == self.label and isinstance(about.get("asked"), (int, float)):
+                self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+                self.about = about
+                self.problems += [ManifestError(about["problem"])] if about.get("problem") else []
+
+    def finish(self, model: Model) -> Model:
+        addresses = [model.base_url or _base(self.url.partition("?")[0], model), *model.mirrors]
+        if self.url.startswith("https:") and any(not address.startswith("https:") for address in addresses):
+            raise ManifestError(f"{model.name} leads from https to http, where anyone on the way could replace files")
+        return super().finish(dataclasses.replace(model, registry=self.label, base_url=addresses[0]))
+
+    def read(self) -> Iterator[Any]:
+        for line in bytes(self._data).split(b"\n")[1:]:
+            entry = line.partition(b"\t")[2]
+            if entry[:1] == b"{":
+                yield lambda entry=entry: parse(_decode(entry))
+
+    def get(self, name: str) -> Model | None:
+        for _ in range(2):  # an alias leads to a name
+            start = self._data.find(b"\n" + name.lower().encode() + b"\t") if is_name(name) else -1
+            if start < 0:
+                return None
+            line = self._data[start + 1 : self._data.find(b"\n", start + 1)].partition(b"\t")[2]
+            if line[:1] == b"{":
+                return self.finish(parse(_decode(line)))
+            name = line.decode()
+        return None
+
+    def renew(self, until: float) -> None:
+        """Ask the address, and keep what it says.
+
+        Raises:
+            RegistryError: it cannot be had, or is no registry. Such an answer never replaces a copy.
+        """
+        from model_zoo import http  # half of the start-up time
+
+        headers = {"Accept": "application/json"}
+        if self.about.get("etag"):
+            headers["If-None-Match"] = str(self.about["etag"])
+        elif self.about.get("date"):
+            headers["If-Modified-Since"] = str(self.about["date"])
+        body = bytearray()
+        with contextlib.closing(http.Client(http.POLICY, until)) as client:
+            try:
+                with client.ask(self.url, headers) as answer:
+                    if answer.status == 304 and self.about:
+                        self._keep({**self.about, "asked": time.time()}, bytes(self._data).split(b"\n", 1)[1])
+                        return
+                    if answer.status != 200:
+                        raise RegistryError(answer.said)
+                    if answer.header("Content-Encoding").strip().lower() not in ("", "identity"):
+                        raise RegistryError("it was sent compressed although the plain text was asked for")
+                    while block := answer.read(1 << 16):
+                        body += block
+                        if len(body) > LARGEST:
+                            raise RegistryError(f"it has more than {LARGEST:,} bytes")
+                    source = Source.of(answer, "")
+            except (http.Unreachable, DownloadError) as error:
+                raise RegistryError(str(error)) from None
+        if source.length not in (None, len(body)):
+            raise RegistryError(f"the connection closed after {len(body)} of {source.length} bytes")
+        lines, bad, models = [], [], []
+        try:
+            for values in _entries(_decode(bytes(body))):
+                try:
+                    model = self.finish(parse(values))
+                except ManifestError as error:
+                    bad.append(str(error))
+                    continue
+                models.append(model)
+                lines.append(f"{model.name.lower()}\t{json.dumps(values)}\n")
+                lines += [f"{alias.lower()}\t{model.name}\n" for alias in model.aliases]
+        except ManifestError as error:
+            raise RegistryError(str(error)) from None
+        problem = f"{len(bad)} of its entries are passed over: {self.label}: {bad[0]}" if bad else None
+        about = {"url": self.label, "etag": source.etag, "date": source.date, "asked": time.time(), "problem": problem}
+        self._keep(about, "".join(lines).encode())
+        self._models = models
+
+    def _keep(self, about: dict[str, Any], lines: bytes) -> None:
+        self.about, self._models = about, None
+        text = json.dumps(about) + "\n" + lines.decode()
+        self._data = text.encode()
+        self.problems = [ManifestError(about["problem"])] if about.get("problem") else []
+        with contextlib.suppress(OSError):  # a cache that is read-only or full: the address is asked each time
+            make_folder(self.file.parent)
+            write_text(self.file, text)
+
+
+def _layers(max_age: float | None) -> tuple[list[_Layer], list[Any]]:
+    """Every place in the order in which they win, and why addresses are not as they are now.
 
     Args:
         max_age: seconds after which an address is asked again; None asks none.
+    """
+    overriding: list[_Layer] = []
+    others: list[_Layer] = []
+    problems: list[Any] = []
+    asked: list[_Copy] = []
+    for place in settings.registries():
+        layer: _Layer
+        if not place.is_address:
+            layer = _Disk(Path(os.path.abspath(os.path.expanduser(place.place))), place.override)
+        elif not is_address(place.place.partition("?")[0]):
+            problems.append(
+                RegistryError(
+                    f"MODEL_ZOO_REGISTRY names {public(place.place)!r}, which is no http or https address without user"
+                    " and password; it is passed over"
+                )
+            )
+            continue
+        else:
+            layer = copy = _Copy(place.place, place.override)
+            if max_age is not None and not 0 <= time.time() - copy.about.get("asked", -1e9) < max_age:
+                asked.append(copy)
+            elif not copy.about:
+                problems.append(
+                    RegistryError(
+                        f"the registry {copy.label} has not been read yet; `model-zoo list` reads it, with a connection"
+                    )
+                )
+        (overriding if place.override else others).append(layer)
+    return [*overriding, _Package("this package"), *others], problems + _ask(asked)
+
+
+def _ask(copies: list[_Copy]) -> list[RegistryError]:
+    """Ask addresses at once, and wait for `DEADLINE` seconds whatever they do; why some could not be had."""
+    until = time.monotonic() + DEADLINE
+    answers: dict[int, Any] = {}
+
+    def work(index: int) -> None:
+        try:
+            fresh = _Copy(copies[index].url, copies[index].override)
+            fresh.renew(until)
+            fresh.models()  # while others are waited for
+            answers[index] = fresh
+        except Exception as error:
+            answers[index] = error
+
+    problems: list[RegistryError] = []
+    if settings.offline():
+        return [
+            RegistryError(
+                f"the registry {copy.label} cannot be used: it has not been read yet, and MODEL_ZOO_OFFLINE keeps the"
+                " network closed"
+            )
+            for copy in copies
+            if not copy.about
+        ]
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(copies))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    for index, copy in enumerate(copies):
+        answer = answers.get(index, f"it did not come within {DEADLINE:.0f} s")
+        if isinstance(answer, _Copy):
+            copy.__dict__.update(answer.__dict__)
+            continue
+        state = "could not be asked again; what it said before is used" if copy.about else "cannot be used"
+        problems.append(RegistryError(f"the registry {copy.label} {state}: {answer}"))
+    return problems
+
+
+def _entries(values: Any) -> Iterable[Any]:
+    """The entries of an index, or a single manifest.
 
     Raises:
-        ManifestError: a manifest on this machine breaks the schema, or two models claim one name.
-        SettingsError: MODEL_ZOO_REGISTRY names something that is no folder, file or http address.
+        ManifestError: it is neither.
     """
-    models = [read_manifest(file) for file in COMMUNITY.glob(MANIFESTS)]
-    # A folder without a manifest is no model (yet).
-    models += [read_builtin(file.parent) for file in BUILTIN.glob(f"*/*/{BUILTIN_MANIFEST}")]
-    claims: dict[str, Model] = {}
-    _claim(claims, models, override=False)
-    problems: list[ModelZooError] = []
-    overriding: list[Model] = []
-    for place in settings.registries():
-        models, problem = places.read(place, max_age)
-        if problem is not None:
-            problems.append(problem)
-        if place.override:
-            overriding += models
-        else:
-            _claim(claims, models, override=False)
-    _claim(claims, overriding, override=True)
-    # A model whose name was taken over goes whole: its aliases must not lead to another's place in the cache.
-    return {key: model for key, model in claims.items() if claims[model.name.lower()] is model}, problems
+    if not isinstance(values, dict):
+        raise ManifestError(f"it holds a JSON {type(values).__name__}, neither an index nor a manifest")
+    if "models" not in values:
+        parse(values)
+        return [values]
+    schema = values.get("schema", SCHEMA)
+    if not isinstance(values["models"], list) or type(schema) is not int:
+        raise ManifestError("the 'models' of an index must be a list of manifests")
+    if schema > SCHEMA:
+        raise ManifestError(f"it is an index of the schema {schema}; this release knows {SCHEMA}: update it")
+    if len(values["models"]) > MOST_MODELS:
+        raise ManifestError(f"it lists {len(values['models']):,} models; {MOST_MODELS:,} are read")
+    return values["models"]
 
 
-def _claim(claims: dict[str, Model], models: Iterable[Model], override: bool) -> None:
-    """Enter `models` into `claims`; upper and lower case count as one, since some file systems know no other."""
-    older = dict(claims)
-    for model in models:
-        if override:  # files of two models of one name must not be mixed in the cache
-            tag = hashlib.sha256(str(model.registry).encode()).hexdigest()[:8]
-            model = dataclasses.replace(model, place=f"{model.name}@{tag}")
-        for name in (model.name, *model.aliases):
-            other = claims.get(name.lower())
-            if other is not None and not (override and other is older.get(name.lower())):
-                raise ManifestError(
-                    f"{_label(other)} and {_label(model)} both claim the name {name}; rename one"
-                    + (", or write override= before one place in MODEL_ZOO_REGISTRY" if model.registry else "")
-                )
-            claims[name.lower()] = model
+def _decode(text: bytes) -> Any:
+    try:
+        return json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(
+            f"it is no JSON ({str(error)[:100]}); give the address of an index.json or of a manifest"
+        ) from None
 
 
-def _label(model: Model) -> str:
-    return model.name if model.registry is None else f"{model.name} (from {model.registry})"
+def _base(place: str, model: Model) -> str:
+    """What lies above `<owner>/<name>`: the folder of an index, or that of a manifest in its own place."""
+    stem = place[: -len(".json")] if place.endswith(".json") else place
+    return stem[: -len(model.name) - 1] if stem.endswith(f"/{model.name}") else place.rpartition("/")[0]
 
 
-def _named(claims: dict[str, Model], name: str) -> Model | None:
-    model = claims.get(name.lower())
-    return model if model is not None and name in (model.name, *model.aliases) else None
+def _lookup(layers: list[_Layer], name: str) -> Model | None:
+    for index, layer in enumerate(layers):
+        model = layer.get(name)
+        if model is not None and name in (model.name, *model.aliases) and not _hidden(model, layers[:index], layer):
+            return model
+    return None
 
 
-def _nearest(name: str, claims: dict[str, Model]) -> list[str]:
+def _hidden(model: Model, earlier: list[_Layer], layer: _Layer) -> bool:
+    """Whether an earlier place has the model's name, or an alias that no override took from it."""
+    names = (model.name, *model.aliases)
+    return any(
+        other.get(name) is not None
+        for other in earlier
+        for name in (names[:1] if other.override and not layer.override else names)
+    )
+
+
+def _clash(other: Model, model: Model, layer: _Layer) -> ManifestError:
+    shared = {name.lower() for name in (other.name, *other.aliases)} & {n.lower() for n in (model.name, *model.aliases)}
+    label = f"{other.name} (from {other.registry})" if other.registry else other.name
+    hint = "" if model.registry is None or layer.override else ", or write override= before it in MODEL_ZOO_REGISTRY"
+    return ManifestError(
+        f"{model.name} is passed over in {layer.label}: {label} and it both claim the"
+        f" name {min(shared)}; rename one{hint}"
+    )
+
+
+def _nearest(name: str, layers: list[_Layer]) -> list[str]:
     import difflib  # only a wrong name needs it
 
     # A user may mistype the whole name, or know only its last part.
     spellings: dict[str, str] = {}
-    for model in claims.values():
+    for model in (model for layer in layers for model in layer.models()):
         for accepted in (model.name, *model.aliases):
             spellings[accepted.lower()] = accepted
             spellings[accepted.lower().rsplit("/", 1)[-1]] = accepted

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, Union
 from urllib.parse import urlsplit
 
-from model_zoo.addresses import public
-from model_zoo.errors import SettingsError
+from model_zoo.errors import SettingsError, public
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -49,21 +48,22 @@ def endpoints(override: str | None = None) -> tuple[str, ...]:
             usable = False
         if not usable:
             raise SettingsError(
-                f"{public(address)[:200]!r} is no http or https address without a query; set MODEL_ZOO_ENDPOINT to one"
-                f" such as {DEFAULT_ENDPOINTS[0]}, or to several with blanks between them"
+                f"{public(address)[:200]!r} is no http or https address without a query; set MODEL_ZOO_ENDPOINT or"
+                f" --endpoint to one such as {DEFAULT_ENDPOINTS[0]}, or to several with blanks between them"
             )
     return tuple(dict.fromkeys(addresses))
 
 
-def jobs() -> int:
+def jobs(override: str | None = None) -> int:
     """How many files are downloaded at once.
 
     Raises:
-        SettingsError: MODEL_ZOO_JOBS is no such number.
+        SettingsError: MODEL_ZOO_JOBS, or `override`, is no such number.
     """
-    value = os.environ.get("MODEL_ZOO_JOBS", "").strip() or "4"
+    value = (override or os.environ.get("MODEL_ZOO_JOBS", "")).strip() or "4"
     if not (value.isascii() and value.isdigit() and len(value) < 5 and 1 <= int(value) <= _MOST_JOBS):
-        raise SettingsError(f"MODEL_ZOO_JOBS is {value[:100]!r}; set it to a number from 1 to {_MOST_JOBS}")
+        name = "--jobs" if override else "MODEL_ZOO_JOBS"
+        raise SettingsError(f"{name} is {value[:100]!r}; set it to a number from 1 to {_MOST_JOBS}")
     return int(value)
 
 

@@ -1,25 +1,37 @@
-"""The attempts at one file at one mirror: ask for what is missing, write it down, verify it."""
+"""Bring the files of a model: several at once, each by one process at a time, from mirrors that may fail."""
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
+import functools
+import logging
 import random
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Callable
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Callable
 
-from model_zoo import checks
-from model_zoo.addresses import public, scrub
-from model_zoo.errors import DownloadError
-from model_zoo.manifest import File
-from model_zoo.part import Part
-from model_zoo.source import Source
-from model_zoo.web import Stopped, address, reason, retry_after, status
+from model_zoo import cache, disk, http
+from model_zoo.digests import Source
+from model_zoo.errors import CacheError, DownloadError, public, scrub, size_text
+from model_zoo.formats.scan import is_page
+from model_zoo.http import Answer, Unreachable
+from model_zoo.manifest import File, Model
+from model_zoo.part import Part, Taken, bytes_left, progress_of
 
-if TYPE_CHECKING:
-    import requests
+_LOG = logging.getLogger("model_zoo")
+# Seconds for threads to put down what they hold, after an error or Ctrl-C. One that waits for the network may take
+# longer; the process may end before it does, since parts are safe at any time.
+_FAREWELL = 2.0
 
-    from model_zoo.hub import Hub
+
+class Stopped(Exception):
+    """The user has had enough, or no mirror is left."""
 
 
 class _Retry(Exception):
@@ -30,81 +42,296 @@ class _Retry(Exception):
         self.after = after
 
 
-class Transfer:
-    """One file at one mirror, for `Hub.fetch`."""
+def look(client: http.Client, endpoints: Iterable[str], model: Model, file: File, prefer: str = "") -> Source:
+    """What the first mirror that answers says of a file now.
+
+    Args:
+        prefer: public address of the mirror to ask first.
+
+    Raises:
+        DownloadError: none of them answers; says why.
+    """
+    failures = []
+    for endpoint in sorted(endpoints, key=lambda endpoint: public(endpoint) != prefer):
+        url = http.address(endpoint, model.remote, file.path)
+        try:
+            with client.ask(url, {}, "HEAD") as answer:
+                if answer.status == 200:
+                    now = Source.of(answer, public(endpoint))
+                    return dataclasses.replace(now, length=now.length or None)  # some say 0 of every file
+                failures.append(f"{public(url)} answers {answer.said}")
+        except (DownloadError, Unreachable) as error:
+            failures.append(f"{public(url)} cannot be asked: {error}")
+    raise DownloadError("; ".join(failures))
+
+
+class Download:
+    """The files of one model on their way, in several threads. Use it in a `with` statement.
+
+    Args:
+        model: whose files.
+        home: the folder that nothing is written out of.
+        folder: the model's own.
+        mirrors: base addresses in the order in which they are tried, and what to do if none of them has a file.
+        shown: whether there is a progress bar; None leaves that to the terminal.
+        force: fetch files that are here, too.
+
+    Files whose hashes the catalogue does not know are of one moment: if one of them changes at its source before all
+    of them are here, it is fetched again.
+    """
 
     def __init__(
         self,
-        hub: Hub,
-        endpoint: str,
-        model: str,
-        file: File,
-        trusted: str | None,
-        on_length: Callable[[int], None],
+        model: Model,
+        home: Path,
+        folder: Path,
+        mirrors: tuple[list[str], str],
+        shown: bool | None,
+        force: bool = False,
     ):
-        self.hub = hub
-        self.endpoint = public(endpoint)
-        self.url = address(endpoint, model, file.path)
-        self.file = file
-        self.sha256 = file.sha256 or trusted
-        self.on_length = on_length
+        self.policy = http.POLICY
+        self.model, self.home, self.folder, self.force = model, home, folder, force
+        self.endpoints, self.advice = mirrors
+        self.stop = threading.Event()
+        self.odd_etags: set[str] = set()  # endpoints whose ETags look like MD5s and are none
+        self.dead: set[str] = set()  # endpoints that no attempt got through to
+        self._shown = shown
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._clients: list[http.Client] = []
+
+    def __enter__(self) -> Download:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for client in self._clients:
+            client.close()
+
+    @property
+    def client(self) -> http.Client:
+        """That of this thread."""
+        if not hasattr(self._local, "client"):
+            self._local.client = http.Client(self.policy)
+            self._clients.append(self._local.client)
+        return self._local.client
+
+    def bring(self, files: Sequence[File], jobs: int) -> None:
+        """Bring `files` into the model's folder; each appears there whole and verified, or not at all.
+
+        Raises:
+            DownloadError: files could not be had, or were not those that the catalogue describes.
+            CacheError: they could not be written.
+        """
+        cache.check_place(self.home, self.folder, self.model)
+        left = {file: bytes_left(self.folder / file.path, file.sha256 is not None) for file in files}
+        disk.check_space(self.folder, sum(max(0, (file.nominal_size or 0) - left[file]) for file in files))
+        recorded = cache.records(self.folder, files)
+        new = [file for file in files if file.sha256 is None and (self.force or file.path not in recorded)]
+        self.progress = _Progress(self.model.name, files, self._shown)
+        try:
+            for _ in range(3):
+                self._run([functools.partial(self._bring, file) for file in files], jobs)
+                files = self._outdated(new, jobs) if new else []
+                if not files:
+                    break
+                for file in files:
+                    cache.forget(self.folder, file)
+            else:
+                raise DownloadError(
+                    f"{files[0].path} of {self.model.name} keeps changing at its source; try again later"
+                )
+            if new:
+                self.progress.note(
+                    f"unverified: first use, recorded: the catalogue knows no sha256 of {len(new)} of the"
+                    f" {len(self.model.files)} files of {self.model.name}; from now on `model-zoo verify` compares with"
+                    " what came"
+                )
+        finally:
+            self.progress.close()
+
+    def _run(self, tasks: Iterable[Callable[[], None]], workers: int) -> None:
+        """Run tasks in threads. One that fails does not keep the others from coming to their end."""
+        waiting = collections.deque(tasks)
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            while not self.stop.is_set():
+                try:
+                    task = waiting.popleft()
+                except IndexError:
+                    return  # nothing is left to do
+                try:
+                    task()
+                except Stopped:
+                    return
+                except BaseException as error:
+                    failures.append(error)
+                    if not isinstance(error, DownloadError) or self.dead.issuperset(self.endpoints):
+                        self.stop.set()
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(waiting)))]
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads) and not self.stop.is_set():
+                for thread in threads:
+                    thread.join(0.05)
+        finally:
+            if any(thread.is_alive() for thread in threads):
+                self.stop.set()
+                end = time.monotonic() + _FAREWELL
+                for thread in threads:
+                    if thread.ident is not None:
+                        thread.join(max(0.0, end - time.monotonic()))
+        for failure in failures:
+            if not isinstance(failure, DownloadError):
+                raise failure
+        if failures:
+            said = [str(failure) for failure in failures[:3]]
+            more = f"; and {len(failures) - 3} more files" if len(failures) > 3 else ""
+            raise DownloadError("; ".join(dict.fromkeys(said)) + f"{more}; {self.advice}")
+
+    def _bring(self, file: File) -> None:
+        """Bring one file, unless another process does so first."""
+        destination = self.folder / file.path
+        lock_file = cache.locks_of(self.folder, self.home) / f"{file.path}.lock"
+
+        def sign() -> object:
+            if self.stop.is_set():
+                raise Stopped
+            return progress_of(destination)
+
+        def notice() -> None:
+            self.progress.say(
+                f"waiting for another process that downloads {file.path} of {self.model.name} (it locks {lock_file})"
+            )
+
+        for _ in range(3):
+            with disk.hold(lock_file, sign, notice, self.policy.lock_notice, self.policy.lock_silence) as alone:
+                if not self.force and not cache.missing_files(self.model, self.folder, [file]):
+                    size = destination.stat().st_size
+                    self.progress.length(file.path, size)
+                    self.progress.gained(size, True)
+                    return
+                known = None if self.force else cache.records(self.folder, [file]).get(file.path)
+                trusted = file.sha256 or (known.sha256 if known else None)
+                with Part(destination, alone, trusted is not None, self.progress.gained) as part:
+                    with contextlib.suppress(Taken):
+                        sha256 = self._from_mirrors(file, trusted, part)
+                        cache.write_record(self.folder, cache.Record(file.path, part.size, sha256, part.source))
+                        part.publish()
+                        return
+        raise CacheError(f"{destination} keeps being replaced by other processes; try again when they are done")
+
+    def _from_mirrors(self, file: File, trusted: str | None, part: Part) -> str:
+        """Fill `part`; the file's sha256."""
+        failures: list[DownloadError] = []
+        for endpoint in list(self.endpoints):
+            try:
+                return _Transfer(self, endpoint, file, trusted).run(part)
+            except DownloadError as failure:
+                failures.append(failure)
+                with self._lock:  # the other files need not find out by themselves
+                    self.endpoints.remove(endpoint)
+                    self.endpoints.append(endpoint)
+        raise DownloadError("; ".join(map(str, failures)))
+
+    def _outdated(self, new: Sequence[File], jobs: int) -> list[File]:
+        """Files that must be fetched again lest the model be a mixture of two versions of it.
+
+        Raises:
+            DownloadError: the model was complete here before, and `new` files do not go with what it was.
+        """
+        recorded = cache.records(self.folder, self.model.files)
+        changed: list[File] = []
+
+        def ask(file: File, source: Source) -> None:
+            with contextlib.suppress(DownloadError):  # nobody says that it has changed
+                now = look(self.client, self.endpoints, self.model, file, source.endpoint)
+                if source.change(now) is not None:
+                    changed.append(file)
+
+        unsure = [file for file in self.model.files if file.sha256 is None and file.path in recorded]
+        sources = ((file, recorded[file.path].source) for file in unsure)
+        self._run([functools.partial(ask, file, source) for file, source in sources if source], jobs)
+        settled = {} if self.force else cache.marked(self.folder)
+        kept = sorted(file.path for file in changed if file.path in settled)
+        if kept:
+            for file in new:
+                cache.forget(self.folder, file)
+            raise DownloadError(
+                f"{', '.join(kept)} of {self.model.name} changed at its source since it was downloaded, so new files do"
+                f" not go with it; `model-zoo download --force {self.model.name}` brings the new version of all"
+            )
+        return changed
+
+
+class _Transfer:
+    """The attempts at one file at one mirror: ask for what is missing, write it down, verify it."""
+
+    def __init__(self, work: Download, endpoint: str, file: File, trusted: str | None):
+        self.work, self.file, self.sha256 = work, file, trusted
+        self.base, self.endpoint = endpoint, public(endpoint)
+        self.url = http.address(endpoint, work.model.remote, file.path)
         self.misplaced = 0
         self.mixed = False
         self.doubted: str | None = None
 
     def run(self, part: Part) -> str:
-        """Attempt until all bytes are there; the count of attempts starts again whenever one brings new bytes."""
-        policy = self.hub.policy
+        """Attempt until all bytes are there; the count of attempts starts again whenever one got on."""
+        policy = self.work.policy
         best, failures = part.size, 0
         while True:
+            begun = time.monotonic()
             try:
                 self._attempt(part)
                 return self._verified(part)
             except _Retry as error:
                 retry = error
-            failures = 1 if part.size > best else failures + 1
-            # Not merely more than last time: a server that ignores Range brings the same bytes again and again.
+            except Unreachable as error:
+                retry = _Retry(str(error))
+            # Not merely more than last time: a server that ignores Range brings the same bytes again and again, and
+            # one that drips never comes to an end.
+            got_on = part.size > best + policy.slowest * max(0.0, time.monotonic() - begun - policy.read_timeout)
+            failures = 1 if got_on else failures + 1
             best = max(best, part.size)
             if failures >= policy.attempts:
+                self.work.dead.add(self.base)
                 raise self._failure(f"could not be downloaded: {retry}")
             if retry.after > policy.longest_wait:
                 raise self._failure(f"could not be downloaded: {retry}, and asks to come back in {retry.after:.0f} s")
-            self._pause(retry, policy.backoff * 2 ** (failures - 1) * random.uniform(0.75, 1.25))
+            backoff = policy.backoff * 2 ** (failures - 1) * random.uniform(0.75, 1.25)
+            if retry.after > max(backoff, 2.0):
+                self.work.progress.say(f"{public(self.url)}: {retry}; it asks to wait {retry.after:.0f} s")
+            if self.work.stop.wait(max(backoff, retry.after)):
+                raise Stopped
 
     def _failure(self, what: str) -> DownloadError:
         return DownloadError(f"{public(self.url)} {what}")
-
-    def _pause(self, retry: _Retry, backoff: float) -> None:
-        if retry.after > max(backoff, 2.0):
-            self.hub.say(f"{public(self.url)}: {retry}; it asks to wait {retry.after:.0f} s")
-        if self.hub.stop.wait(max(backoff, retry.after)):
-            raise Stopped
 
     def _attempt(self, part: Part) -> None:
         if part.source is not None and part.size == part.source.length:
             self._begin(part, part.source)  # a part that lacks nothing but its last rename
             return
-        headers = self._range(part)
-        with self._answer(headers) as response:
-            if response.status_code == 416 and self._is_all(response, part):
+        with self.work.client.ask(self.url, self._range(part)) as answer:
+            if answer.status == 416 and self._is_all(answer, part):
                 return
-            self._check_status(response, part)
-            if response.status_code == 206:
-                self._continue(response, part)
+            self._check_status(answer, part)
+            if answer.status == 206:
+                self._continue(answer, part)
             else:
-                self._start(response, part)
-            self._drain(response, part)
+                self._start(answer, part)
+            self._drain(answer, part)
 
     def _range(self, part: Part) -> dict[str, str]:
         """What asks for the missing bytes; without any, or if they could be of another version, for all."""
-        if not part.size or part.source is None:
-            return {}
-        if self._hash_decides(part):
-            return {"Range": f"bytes={part.size}-"}
-        if part.source.validator is None:
+        if part.size and part.source is not None:
+            if self._hash_decides(part):
+                return {"Range": f"bytes={part.size}-"}
+            if part.source.validator is not None:
+                return {"Range": f"bytes={part.size}-", "If-Range": part.source.validator}
             part.restart()
-            return {}
-        return {"Range": f"bytes={part.size}-", "If-Range": part.source.validator}
+        return {}
 
     def _hash_decides(self, part: Part) -> bool:
         """Whether bytes may follow that could be of another version, since a known hash will find that out: those of
@@ -113,69 +340,69 @@ class Transfer:
         mirrored = source is not None and (source.endpoint != self.endpoint or source.validator is None)
         return mirrored and self.sha256 is not None
 
-    def _answer(self, headers: dict[str, str]) -> requests.Response:
-        import requests
-
-        try:
-            timeout = (self.hub.policy.connect_timeout, self.hub.policy.read_timeout)
-            return self.hub.session.get(self.url, headers=headers, stream=True, timeout=timeout)
-        except requests.TooManyRedirects:
-            raise self._failure("is redirected in circles") from None
-        except requests.RequestException as error:
-            if isinstance(error, ValueError):  # an address or a redirect that no later attempt can follow
-                raise self._failure(f"cannot be asked for: {reason(error)}") from None
-            raise _Retry(reason(error)) from None
-
-    def _check_status(self, response: requests.Response, part: Part) -> None:
-        said = status(response)
-        if response.status_code == 416 or (response.status_code == 206 and not part.size):
+    def _check_status(self, answer: Answer, part: Part) -> None:
+        code = answer.status
+        if code in (304, 416) or (code == 206 and not part.size):
             part.restart()
-            raise _Retry(said)
-        if response.status_code in (408, 425, 429) or response.status_code >= 500:
-            raise _Retry(said, retry_after(response))
-        if response.status_code in (404, 410):
-            raise self._failure(f"does not exist ({said})")
-        if response.status_code not in (200, 206):
-            raise self._failure(f"was refused ({said})")
-        encoding = response.headers.get("Content-Encoding", "identity").lower()
-        if encoding != "identity":
-            raise self._failure(f"was sent as {scrub(encoding)} although the plain file was asked for")
+            raise _Retry(answer.said)
+        if code in (408, 425, 429) or code >= 500:
+            raise _Retry(answer.said, http.retry_after(answer))
+        if code in (404, 410):
+            raise self._failure(f"does not exist ({answer.said})")
+        if code not in (200, 206):
+            raise self._failure(f"was refused ({answer.said})")
+        encoding = answer.header("Content-Encoding").strip().lower()
+        if encoding not in ("", "identity"):
+            raise self._failure(f"was sent as {scrub(encoding)[:100]} although the plain file was asked for")
+        kind = answer.header("Content-Type").strip().lower()
+        if kind.startswith("multipart/byteranges"):
+            part.restart()
+            raise _Retry("the server sent several ranges where one was asked for")
+        if self.sha256 is None and kind.startswith("text/html") and not self.file.path.endswith((".html", ".htm")):
+            raise self._failure("is a web page, perhaps a login page of the network")
 
-    def _is_all(self, response: requests.Response, part: Part) -> bool:
+    def _is_all(self, answer: Answer, part: Part) -> bool:
         """Whether the server has no more bytes than are here: a length that was promised too long kept us asking."""
-        if part.source is None or response.headers.get("Content-Range") != f"bytes */{part.size}":
+        if part.source is None or answer.header("Content-Range") != f"bytes */{part.size}":
             return False
-        if self.file.size not in (None, part.size):
+        now = Source.of(answer, self.endpoint, part.size)
+        agreed = dataclasses.replace(part.source, length=part.size).agrees(now)
+        if self.file.wrong_size(part.size) or not agreed:
             return False
         self._begin(part, dataclasses.replace(part.source, length=part.size))
         return True
 
-    def _start(self, response: requests.Response, part: Part) -> None:
+    def _start(self, answer: Answer, part: Part) -> None:
         """Begin with the whole file, which a server may send even if only its end was asked for."""
         part.restart()
-        source = Source.of(response.headers, self.endpoint)
-        if source.length is None:
-            if self.file.size is None:
+        if answer.header("Content-Range"):
+            raise _Retry("the server sent a range and called it the whole file")
+        source = Source.of(answer, self.endpoint)
+        if (
+            source.length is None
+            and self.file.size is None
+            and "chunked" not in answer.header("Transfer-Encoding").lower()
+        ):
+            if self.sha256 is None:
                 raise self._failure("comes without a length, so that a cut could not be told from its end")
-            source = dataclasses.replace(source, length=self.file.size)
-        page = "text/html" in response.headers.get("Content-Type", "")
-        if self.file.size is not None and source.length != self.file.size:
-            what = "a web page came, perhaps a login page of the network" if page else "it is another version"
-            raise self._failure(f"has {source.length} bytes, not {self.file.size} as catalogued: {what}")
-        self._begin(part, source)
+        wrong = self.file.wrong_size(source.length) if source.length is not None else None
+        if wrong:
+            raise self._failure(f"{wrong}: it is another version, or a page came in its place")
+        self._begin(part, source if self.file.size is None else dataclasses.replace(source, length=self.file.size))
 
-    def _continue(self, response: requests.Response, part: Part) -> None:
+    def _continue(self, answer: Answer, part: Part) -> None:
         """Go on where the part ends, if that is what came."""
         assert part.source is not None
-        found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", response.headers.get("Content-Range", ""))
+        found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", answer.header("Content-Range"), re.ASCII)
         if found is None or int(found[1]) != part.size:
             self.misplaced += 1
             if self.misplaced > 1:  # once may be a mishap, twice is a server that cannot do it
                 part.restart()
             raise _Retry("the server went on at another place of the file")
-        source = Source.of(response.headers, self.endpoint, int(found[2]))
+        source = Source.of(answer, self.endpoint, int(found[3]))
         mixed = self._hash_decides(part)
-        if source.length != part.source.length or not (mixed or source.validator == part.source.validator):
+        same = part.source.agrees(source) and part.source.validator in (source.etag, source.date)
+        if part.source.length not in (None, source.length) or not (mixed or same):
             part.restart()
             raise _Retry("the server went on with another version of the file")
         self.mixed = self.mixed or mixed
@@ -183,45 +410,49 @@ class Transfer:
         self._begin(part, dataclasses.replace(source, digests={}) if mixed else part.source)
 
     def _begin(self, part: Part, source: Source) -> None:
-        assert source.length is not None
-        self.on_length(source.length)
-        part.keep = source.validator is not None or self.sha256 is not None
+        if source.length is not None:
+            self.work.progress.length(self.file.path, source.length)
         names = {"sha256"}
         if self.sha256 is None:
             names.update(source.digests, ["md5"] if source.etag_md5 else [])
         part.begin(source, names)
 
-    def _drain(self, response: requests.Response, part: Part) -> None:
-        """Write what comes, as it comes."""
-        import requests
-        import urllib3
-
-        assert part.source is not None and part.source.length is not None
-        length = part.source.length
-        # `read1` gives what is there; before urllib3 2.1, a cut costs what of a block had come.
-        read: Callable[..., bytes] = getattr(response.raw, "read1", response.raw.read)
+    def _drain(self, answer: Answer, part: Part) -> None:
+        """Write what comes, as it comes. Without a length, what is too long for the catalogue is cut off."""
+        assert part.source is not None
+        policy, length, begun, first = self.work.policy, part.source.length, time.monotonic(), part.size
+        limit = length
+        if limit is None:
+            known = self.file.approximate_size
+            limit = known + self.file.slack if known is not None else 1 << 40
         while True:
-            if self.hub.stop.is_set():
+            if self.work.stop.is_set():
                 raise Stopped
             try:
-                block = read(self.hub.policy.block, decode_content=False)
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                raise _Retry(f"{reason(error)} after {part.size} of {length} bytes") from None
+                block = answer.read(policy.block)
+            except Unreachable as error:
+                raise _Retry(f"{error} after {part.size} of {length or '?'} bytes") from None
             if not block:
                 break
-            if part.size == 0 and checks.is_page(self.file.path, block):
+            if part.size == 0 and is_page(self.file.path, block):
                 raise self._failure("is a web page, perhaps a login page of the network")
-            if part.size + len(block) > length:
+            if part.size + len(block) > limit:
                 part.restart()
-                raise _Retry(f"more than the promised {length} bytes came")
+                raise _Retry(f"more than the promised {limit} bytes came")
             part.write(block)
-        if part.size < length:
+            elapsed = time.monotonic() - begun
+            if elapsed > policy.read_timeout and part.size - first < policy.slowest * (elapsed - policy.read_timeout):
+                raise _Retry(f"it drips: {size_text(part.size - first)} in {elapsed:.0f} s")
+        if length is None:
+            part.begin(dataclasses.replace(part.source, length=part.size), ())
+        elif part.size < length:
             raise _Retry(f"the connection closed after {part.size} of {length} bytes")
 
     def _verified(self, part: Part) -> str:
         """The sha256 of all bytes, which are what they should be.
 
-        Where no sha256 is known, whatever the server said of them and the container's own structure must do.
+        Where no sha256 is known, whatever the server said of them, their number and the container's own structure
+        must do.
         """
         found = part.digests()
         wrong = self._mismatch(part, found)
@@ -241,13 +472,13 @@ class Transfer:
             for name, value in part.source.digests.items():
                 if found[name] != value:
                     return f"has the {name} {found[name]}, not {value} as its server says: it was damaged on the way"
-            return part.complaint()
+            return self.file.wrong_size(part.size) or part.complaint()
         if found["sha256"] == self.sha256:
             return None
-        if self.file.sha256 is not None:
-            then, advice = "as catalogued", ""
-        else:
-            then, advice = "as when it was first downloaded", "; `model-zoo remove` the model to have all of it anew"
+        then = "as catalogued" if self.file.sha256 else "as when it was first downloaded"
+        advice = (
+            "" if self.file.sha256 else f"; `model-zoo download --force {self.work.model.name}` takes all of it anew"
+        )
         return (
             f"has the sha256 {found['sha256']}, not {self.sha256} {then}: it was damaged on the way or changed{advice}"
         )
@@ -257,11 +488,70 @@ class Transfer:
         bytes then, it is none of any bytes at this mirror."""
         assert part.source is not None
         claimed = part.source.etag_md5
-        if claimed is None or claimed == found["md5"] or self.endpoint in self.hub.odd_etags:
+        if claimed is None or claimed == found["md5"] or self.endpoint in self.work.odd_etags:
             return
         if self.doubted == found["sha256"]:
-            self.hub.odd_etags.add(self.endpoint)
+            self.work.odd_etags.add(self.endpoint)
             return
         self.doubted = found["sha256"]
         part.restart()
         raise _Retry(f"it has the MD5 {found['md5']}, and its ETag is {claimed}")
+
+
+class _Progress:
+    """What a user sees of a download: a bar on a terminal, and otherwise only what matters. For several threads.
+
+    Args:
+        name: of the model.
+        files: those to come; what is known of their sizes makes the total, until servers know better.
+        shown: whether there is a bar; None shows it where stderr is a terminal.
+    """
+
+    def __init__(self, name: str, files: Iterable[File], shown: bool | None):
+        from tqdm import tqdm  # type: ignore[import-untyped]  # here, since only a download needs it
+
+        self._lengths = {file.path: file.nominal_size or 0 for file in files}
+        self._lock = threading.Lock()
+        self.shown = sys.stderr is not None and sys.stderr.isatty() if shown is None else shown
+        self._bar = tqdm(
+            total=sum(self._lengths.values()),
+            desc=name,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            disable=not self.shown,
+        )
+
+    def close(self) -> None:
+        with self._lock:
+            self._bar.close()
+
+    def gained(self, count: int, before: bool) -> None:
+        """So many bytes came, or were there `before` and are no rate; negative if they must come again."""
+        with self._lock:
+            if before and self.shown:
+                self._bar.initial += count
+            self._bar.update(count)
+
+    def length(self, path: str, length: int) -> None:
+        """A file has turned out to have this length."""
+        with self._lock:
+            if self.shown:
+                self._bar.total += length - self._lengths.get(path, 0)
+                self._lengths[path] = length
+                self._bar.refresh()
+
+    def say(self, text: str) -> None:
+        """Tell the user something that cannot wait."""
+        with self._lock:
+            if self.shown:
+                self._bar.write(text, file=sys.stderr)
+            else:
+                _LOG.warning("%s", text)
+
+    def note(self, text: str) -> None:
+        """Tell the user something that is good to know."""
+        if self.shown:
+            self.say(text)
+        else:
+            _LOG.info("%s", text)

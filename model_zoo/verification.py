@@ -1,21 +1,19 @@
-"""Whether the files of a model are what they were, here and at their source."""
+"""Whether the files of a model are what they should be, here and at their source; and their repair."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from model_zoo import cache, digests, settings
-from model_zoo.addresses import scrub
-from model_zoo.errors import DownloadError, NotCachedError, SettingsError
-from model_zoo.registry import File, Model, find, local_folder
+from model_zoo.digests import Source
+from model_zoo.disk import reading
+from model_zoo.downloads import download, mirrors
+from model_zoo.errors import CacheError, DownloadError, NotCachedError, SettingsError, scrub
+from model_zoo.manifest import File
+from model_zoo.registry import find
 from model_zoo.settings import PathLike
-from model_zoo.source import Source
-
-if TYPE_CHECKING:
-    from model_zoo.hub import Hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +22,9 @@ class Finding:
 
     Attributes:
         path: relative to the model's folder.
-        verdict: `ok`; `wrong` where the file here is missing or damaged; `changed` where it is right and its source has
-            another one now; `unknown` where it is right and its source could not be asked.
+        verdict: `ok` where the sha256 of the catalogue says so; `wrong` where the file is missing or damaged; `changed`
+            where it is right and its source has another one now; `unknown` where nobody knows what it should be, or
+            its source could not be asked.
         message: what was compared, or what is wrong.
     """
 
@@ -37,17 +36,31 @@ class Finding:
     def ok(self) -> bool:
         return self.verdict == "ok"
 
+    @property
+    def bad(self) -> bool:
+        return self.verdict in ("wrong", "changed")
+
 
 def verify(
-    name: str, *, cache_dir: PathLike | None = None, endpoint: str | None = None, remote: bool = False
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: PathLike | None = None,
+    endpoint: str | None = None,
+    remote: bool = False,
+    repair: bool = False,
 ) -> list[Finding]:
     """Read every file of a model again and compare it with the catalogue, or else with its first download.
 
+    A file that is found wrong is noted, so that the next download fetches it, and it alone.
+
     Args:
         name: name or alias of a model.
+        revision: one of the model's revisions.
         cache_dir: folder that holds the models, instead of MODEL_ZOO_HOME.
         endpoint: base addresses, instead of MODEL_ZOO_ENDPOINT.
-        remote: also ask where the files come from whether they have changed there; no file is downloaded.
+        remote: also ask where the files come from whether they have changed there; no file is downloaded for it.
+        repair: fetch files that are wrong, and look again.
 
     Returns:
         A finding for each file, in the order of the catalogue.
@@ -55,65 +68,81 @@ def verify(
     Raises:
         UnknownModelError: no such model.
         NotCachedError: none of its files is here.
-        SettingsError: `remote`, and MODEL_ZOO_OFFLINE forbids the network.
+        SettingsError: `remote` or `repair`, and MODEL_ZOO_OFFLINE forbids the network.
         CacheError: a file cannot be read.
+        DownloadError: a repair failed.
     """
-    model = find(name)
-    local = local_folder(model)
-    folder = cache.model_folder(model, cache_dir) if local is None else local
+    model = find(name, revision=revision)
+    folder = model.folder or cache.model_folder(model, cache_dir)
     if not any((folder / file.path).is_file() for file in model.files):
         raise NotCachedError(f"no file of {model.name} is in {folder}; run `model-zoo download {model.name}`")
-    if not remote or local is not None:
-        return [_check(folder, file, None) for file in model.files]
-    if settings.offline():
+    if (remote or repair) and settings.offline():
         raise SettingsError("MODEL_ZOO_OFFLINE keeps the network closed; unset it to compare with the source")
-    from model_zoo.hub import Hub  # only this needs all that it imports
-    from model_zoo.zoo import mirrors
+    found = [_check(folder, file) for file in model.files]
+    wrong = [finding.path for finding in found if finding.verdict == "wrong"]
+    if wrong and model.folder is None:
+        with contextlib.suppress(CacheError):  # somebody else's cache
+            cache.doubt(folder, model, wrong)
+        if repair:
+            download(name, revision=revision, cache_dir=cache_dir, endpoint=endpoint, include=wrong, progress=None)
+            return verify(name, revision=revision, cache_dir=cache_dir, endpoint=endpoint, remote=remote)
+    if remote and model.folder is None:
+        from model_zoo import http  # only this needs all that it imports
+        from model_zoo.transfer import look
 
-    endpoints, advice = mirrors(model, endpoint)
-    with Hub(endpoints, advice, lambda text: None, threading.Event()) as hub:
-        return [_check_with_source(hub, model, folder, file) for file in model.files]
+        endpoints, _ = mirrors(model, endpoint)
+        recorded = cache.records(folder, model.files)
+        with contextlib.closing(http.Client(http.POLICY)) as client:
+            for index, (file, finding) in enumerate(zip(model.files, found)):
+                if finding.verdict != "wrong":
+                    then = recorded[file.path].source if file.path in recorded else None
+                    try:
+                        now = look(client, endpoints, model, file, then.endpoint if then else "")
+                    except DownloadError as error:
+                        message = f"{finding.message}; its source is unknown: {error}"
+                        found[index] = Finding(file.path, "unknown", message)
+                    else:
+                        found[index] = _compare(folder, finding, now, then)
+    return found
 
 
-def _check_with_source(hub: Hub, model: Model, folder: Path, file: File) -> Finding:
-    recorded = cache.records(folder, [file]).get(file.path)
-    then = recorded.source if recorded else None
-    try:
-        now = hub.look(model.name, file, then.endpoint if then else "")
-    except DownloadError as error:
-        found = _check(folder, file, None)
-        verdict = "unknown" if found.ok else found.verdict
-        return Finding(file.path, verdict, f"{found.message}; its source is unknown: {error}")
-    return _check(folder, file, now, then)
-
-
-def _check(folder: Path, file: File, now: Source | None, then: Source | None = None) -> Finding:
-    """Compare a file with what the catalogue and the records say, and with what its source says `now`."""
+def _check(folder: Path, file: File) -> Finding:
+    """Compare a file with what the catalogue and the records say."""
     path = folder / file.path
     recorded = cache.records(folder, [file]).get(file.path)
     if not path.is_file():
         return Finding(file.path, "wrong", "missing")
-    names = {"sha256", *(now.digests if now else ()), *(["md5"] if now and now.etag_md5 else [])}
-    with cache.reading(path):
+    with reading(path):
         size = path.stat().st_size
-        found = digests.of_file(path, names)
-    expected = file.sha256 or (recorded.sha256 if recorded else None)
-    length = file.size if file.size is not None or recorded is None else recorded.size
-    if length not in (None, size):
-        return Finding(file.path, "wrong", f"damaged: {size} bytes instead of {length}")
-    if expected not in (None, found["sha256"]):
-        return Finding(file.path, "wrong", f"damaged: the sha256 {found['sha256']} instead of {expected}")
-    if expected is None:
-        message = "the right size; no hash of it is known" if length is not None else "there; nothing is known of it"
-    else:
-        message = "right, as in the catalogue" if file.sha256 else "right, as when it was first downloaded"
-    if now is None:
-        return Finding(file.path, "ok", message)
+        sha256 = cache.hash_file(path)
+    wrong_size = file.wrong_size(size)
+    if wrong_size or (file.sha256 is None and recorded is not None and recorded.size != size):
+        expected = recorded.size if recorded and file.size is None else file.size
+        return Finding(file.path, "wrong", f"damaged: {size} bytes instead of {expected or file.approximate_size}")
+    expected_hash = file.sha256 or (recorded.sha256 if recorded else None)
+    if expected_hash not in (None, sha256):
+        return Finding(file.path, "wrong", f"damaged: the sha256 {sha256} instead of {expected_hash}")
+    if file.sha256 is not None:
+        return Finding(file.path, "ok", "right, as in the catalogue")
+    if recorded is not None:
+        return Finding(file.path, "unknown", "as when it was first downloaded; nobody's sha256 vouches for it")
+    return Finding(file.path, "unknown", "no sha256 of it is known, and none was recorded")
+
+
+def _compare(folder: Path, finding: Finding, now: Source, then: Source | None) -> Finding:
+    """A file that is as it should be here, with what its source says `now`."""
+    path = folder / finding.path
+    with reading(path):
+        names = {*now.digests, *(["md5"] if now.etag_md5 else [])}
+        found = digests.of_file(path, names) if names else {}
+        size = path.stat().st_size
     same = now.etag_md5 is not None and now.etag_md5 == found["md5"]
     change = None if same else Source(now.endpoint, size, digests=found).change(now)
     if change is None and not same and then is not None and not now.digests:
         change = then.change(now)
     if change is not None:
-        return Finding(file.path, "changed", f"{message}; changed at its source: {scrub(change)}")
+        message = f"{finding.message}; changed at its source: {scrub(change)}"
+        return Finding(finding.path, "changed", message)
     certain = same or now.digests or (then and then.endpoint == now.endpoint and (then.etag or then.date))
-    return Finding(file.path, "ok", f"{message}; {'unchanged' if certain else 'of the same length'} at its source")
+    message = f"{finding.message}; {'unchanged' if certain else 'of the same length'} at its source"
+    return Finding(finding.path, finding.verdict, message)

@@ -33,6 +33,13 @@ from benchmark_programs import COMMON, PEERS, SIZES, Row, Side, rows
 
 ROOT = Path(__file__).parents[1]
 BEST = "the best of them"
+# It ends with this process, even if that is killed.
+BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(10**6): pass
+"""
 
 
 class Failed(Exception):
@@ -55,7 +62,7 @@ def measure(side: Side, folder: Path, repeats: int, args: argparse.Namespace, en
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
     """So many processes that keep a core busy each."""
-    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
     try:
         yield
     finally:
@@ -64,16 +71,18 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
+def taking_part(row: Row, args: argparse.Namespace) -> Dict[str, Side]:
+    """The sides of a row that can be measured and are asked for."""
+    peers = [name for name in row.sides if name not in PEERS or name in args.peers] if args.peer_python else []
+    return {name: side for name, side in row.sides.items() if not side.peer or name in peers}
+
+
 def compare(
     name: str, row: Row, folders: Dict[str, Path], args: argparse.Namespace, environment: Dict[str, str]
 ) -> Dict[str, Any]:
     """One row of the table: of each side medians and least of the seconds, the largest memory, what it tells of itself
     (in its first process); and ratios, the first side's / the others'."""
-    sides = {
-        each: side
-        for each, side in row.sides.items()
-        if not side.peer or (args.peer_python and (each not in PEERS or each in args.peers))
-    }
+    sides = taking_part(row, args)
     seconds: Dict[str, List[float]] = {each: [] for each in sides}
     memory: Dict[str, List[float]] = {each: [] for each in sides}
     found: Dict[str, Dict[str, Any]] = {each: {} for each in sides}
@@ -250,7 +259,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from ppdiffusers.inference.engines import has_bfloat16
 
-    sides = [side for row in chosen.values() for side in row.sides.values() if args.peer_python or not side.peer]
+    sides = [side for row in chosen.values() for side in taking_part(row, args).values()]
     with tempfile.TemporaryDirectory() as scratch:
         folders = write_folders([side.folder for side in sides], Path(scratch))
         table = run(chosen, folders, args, has_bfloat16(), environment)

@@ -2,8 +2,8 @@
 
     python scripts/pack_embedded_model.py --vqvae FOLDER --unet FOLDER
 
-Writes the pipeline's folders into model_zoo/builtin/ppdiffusers/ldm-super-resolution-4x-tiny; the
-`model.json` and the model card (README.md) there are written by hand.
+Writes the pipeline's folders into model_zoo/builtin/ppdiffusers/ldm-super-resolution-4x-tiny, and the sizes and hashes
+of what lies there into its `model.json`; the rest of that and the model card (README.md) are written by hand.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from model_zoo.pack import pin
 from ppdiffusers import DDIMScheduler, LDMSuperResolutionPipeline, UNet2DModel, VQModel
 from ppdiffusers.training.recipes import SuperResolutionRecipe
 
@@ -28,6 +29,7 @@ def main() -> None:
     LDMSuperResolutionPipeline(vqvae, unet, scheduler).save_pretrained(FOLDER, paddle_dtype="float16")
     size = sum(file.stat().st_size for file in FOLDER.rglob("*.safetensors"))
     print(f"{FOLDER}: {size:,} bytes of weights")
+    pin("ppdiffusers/ldm-super-resolution-4x-tiny", FOLDER)
     if size > LIMIT:
         raise SystemExit(f"more than {LIMIT:,} bytes")
 

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ppdiffusers.checkpoints.pickle_machine import load_pickle
+from ppdiffusers.checkpoints.pickles import load_pickle
 from ppdiffusers.training.splits import is_heldout, split_key
 
 GRAPHICS_3D_SIZE = 256  # as published

@@ -25,17 +25,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import zoo_pickle_drill
-from zoo_drill import filesystem, network, processes
+from zoo_drill import answers, filesystem, network, processes
 from zoo_drill.place import BLOCK, CommunityServer, Place, Row
 from zoo_drill.speed import speed
 
-from model_zoo import hub
+from model_zoo import http
 
 
 def drills(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[Place, Row], None]]]:
     points = 4 if options.quick else options.points
     for name, prepare in network.FAULTS.items():
         yield name, lambda place, row, prepare=prepare: network.fault(place, row, prepare, points)
+    for name, answer in answers.FAULTS.items():
+        yield name, lambda place, row, answer=answer: answers.fault(place, row, answer, max(2, points // 4))
     yield "redirect from https to http", lambda place, row: network.https_to_http(place, row, points)
     yield "killed (SIGKILL), then restarted", lambda place, row: processes.kill(place, row, 10 if options.quick else 50)
     rounds = 1 if options.quick else 5
@@ -67,7 +69,7 @@ def main() -> int:
     logging.disable()
     for key in ("MODEL_ZOO_OFFLINE", "MODEL_ZOO_JOBS", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         os.environ.pop(key, None)
-    hub.POLICY = hub.Policy(2.0, 0.25, backoff=0.01, block=BLOCK)
+    http.POLICY = http.Policy(2.0, 0.25, backoff=0.01, block=BLOCK)
     print("| fault | runs | right | absent | wrong | worst bytes ratio | over the bound | seconds |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     failed = False
@@ -83,7 +85,10 @@ def main() -> int:
             print(row, *(f"    {remark}" for remark in row.remarks[:5]), sep="\n", flush=True)
     if any(word in "hostile, mutated and good pickles" for word in chosen):
         print()
-        failed = not zoo_pickle_drill.table(mutants=200 if options.quick else 1000, seed=0) or failed
+        failed = (
+            not zoo_pickle_drill.table(200 if options.quick else 1000, 500 if options.quick else 10_000, seed=0)
+            or failed
+        )
     print("something is wrong" if failed else "nothing is wrong")
     return 1 if failed else 0
 

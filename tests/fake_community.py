@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import json
 import re
 import sys
 import threading
@@ -249,6 +250,21 @@ class _Handler(BaseHTTPRequestHandler):
     def _count(self, amount: int) -> None:
         with self.community._lock:
             self.community.bytes_sent += amount
+
+
+def catalogue_as_served(folder: Path, target: Path) -> Path:
+    """A catalogue of the package's models that `folder` holds small ones of, with the sizes of those."""
+    import model_zoo
+
+    for model in model_zoo.list_models():
+        if model.file is not None and (folder / model.name).is_dir():
+            values = json.loads(model.file.read_text())
+            values["files"] = [
+                {"path": file.path, "size": (folder / model.name / file.path).stat().st_size} for file in model.files
+            ]
+            (target / model.name).parent.mkdir(parents=True, exist_ok=True)
+            (target / f"{model.name}.json").write_text(json.dumps(values))
+    return target
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ import types
 import numpy as np
 import pytest
 import real_architecture
-from fake_community import CommunityServer
+from fake_community import CommunityServer, catalogue_as_served
 from PIL import Image
+
+from model_zoo import registry
 
 MINDONE = """
 import requests
@@ -130,6 +132,7 @@ def run(snippet, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mindspore", types.ModuleType("mindspore"))
     monkeypatch.setattr(requests, "get", fetch)
     monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(registry, "COMMUNITY", catalogue_as_served(folder, tmp_path / "catalogue"))
     monkeypatch.chdir(tmp_path)
     with CommunityServer(folder) as server:
         monkeypatch.setenv("MODEL_ZOO_ENDPOINT", server.url)

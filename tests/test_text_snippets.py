@@ -14,8 +14,9 @@ import paddle
 import PIL.Image
 import pytest
 import real_architecture
-from fake_community import CommunityServer
+from fake_community import CommunityServer, catalogue_as_served
 
+from model_zoo import registry
 from ppdiffusers import AutoencoderKL, LDMBertModel, UNet2DConditionModel
 from ppdiffusers.checkpoints import save_pdparams
 
@@ -175,6 +176,7 @@ def run(snippet, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "paddlenlp", paddlenlp)
     monkeypatch.setitem(sys.modules, "paddlenlp.transformers", paddlenlp.transformers)
     monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(registry, "COMMUNITY", catalogue_as_served(folder, tmp_path / "catalogue"))
     monkeypatch.chdir(tmp_path)
     with CommunityServer(folder) as server:
         monkeypatch.setenv("MODEL_ZOO_ENDPOINT", server.url)

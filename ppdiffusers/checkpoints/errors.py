@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model_zoo.formats.errors import FormatError, shorten
+from model_zoo.formats import FormatError, shorten
 
 __all__ = ["CheckpointError", "FormatError", "shorten"]
 

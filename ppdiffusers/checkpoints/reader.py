@@ -11,14 +11,13 @@ from typing import Any, BinaryIO, Dict, List, Optional, Tuple, Type, Union
 
 import numpy as np
 
-from model_zoo.formats import zip_archive
-from model_zoo.formats.safetensors_header import looks_like_safetensors
-from ppdiffusers.checkpoints.allowed import Foreign, PickledArray, TorchTensor
+from model_zoo.formats import archive
+from model_zoo.formats.names import Foreign, PickledArray, TorchTensor
+from model_zoo.formats.safetensors import looks_like_safetensors
 from ppdiffusers.checkpoints.errors import CheckpointError, FormatError, shorten
-from ppdiffusers.checkpoints.pickle_machine import load_pickle
+from ppdiffusers.checkpoints.pickles import LEGACY_MAGIC, load_pickle, read_legacy, read_zip
 from ppdiffusers.checkpoints.safetensors_files import read_safetensors
 from ppdiffusers.checkpoints.tensors import StoredTensor
-from ppdiffusers.checkpoints.torch_files import LEGACY_MAGIC, read_legacy, read_zip
 from ppdiffusers.config import PathLike
 
 REMEDY = "fetch it again from its source, or save the model there as safetensors"
@@ -174,7 +173,7 @@ def _close(data: mmap.mmap) -> None:
 
 def _read(path: Path, data: mmap.mmap, skip_objects: bool) -> Tuple[str, Tensors]:
     """Layout and tensors. The magic decides, since people rename files."""
-    if data[:4] == zip_archive.MAGIC:
+    if data[:4] == archive.MAGIC:
         return "torch", _named_tensors(read_zip(data, skip_objects))
     if looks_like_safetensors(data):
         tensors, metadata = read_safetensors(data)

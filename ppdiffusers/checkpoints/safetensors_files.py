@@ -1,11 +1,11 @@
-"""safetensors files as stored tensors; the header is read and checked in `model_zoo.formats.safetensors_header`."""
+"""safetensors files as stored tensors; the header is read and checked in `model_zoo.formats.safetensors`."""
 
 from __future__ import annotations
 
 import mmap
 from typing import Dict, Tuple
 
-from model_zoo.formats.safetensors_header import read_header
+from model_zoo.formats.safetensors import read_header
 from ppdiffusers.checkpoints.errors import FormatError, shorten
 from ppdiffusers.checkpoints.tensors import Span, StoredTensor
 

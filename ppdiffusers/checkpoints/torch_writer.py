@@ -8,7 +8,7 @@ import struct
 import zipfile
 from typing import Any, BinaryIO, Dict, Iterable, List, Mapping, cast
 
-from model_zoo.formats.pickle_names import STORAGES
+from model_zoo.formats.names import STORAGES
 from ppdiffusers.checkpoints.tensors import dense_strides
 from ppdiffusers.checkpoints.writer import Pending, Writable, as_pending, write_array
 from ppdiffusers.config import PathLike, replacing

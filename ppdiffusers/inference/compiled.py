@@ -266,9 +266,9 @@ class Worth(NamedTuple):
 
 # Measured with the embedded model and with the published super-resolution model, on two cores with and without bf16.
 # Paddle's own convolutions are some three times as slow in a U-Net, and twice in an autoencoder on its large maps.
-_CODER = Worth(5e9, 150)
+_CODER = Worth(3e9, 150)
 WORTH_COMPILING = {
-    "_network": Worth(1.7e10, 350),
+    "_network": Worth(1.2e10, 350),
     "_to_pixels": _CODER,
     "_to_latents": _CODER,
     "_to_moments": _CODER,

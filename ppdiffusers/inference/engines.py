@@ -135,8 +135,11 @@ class OneDNNEngine:
             found = self._plans.pop(key, None)
             if found is None:
                 found = onednn.make_plan(self._program, self._weights, shapes, self._arena)
-                self._plans.pop(self._example, None)
-                self._example = self._example or key
+                if self._example is None:
+                    self._example = key
+                else:
+                    self._plans.pop(self._example, None)
+                    self._example = ()  # of no call
             self._plans[key] = found  # the latest at the end
             while len(self._plans) > _PLANS:
                 del self._plans[next(iter(self._plans))]

@@ -60,8 +60,8 @@ class Program:
             OSError: they cannot be written, or not whole.
         """
         names = sorted(self.parameters)  # the order in which they are read
-        weights = [self.parameters[name].astype("float32").cpu() for name in names]  # own what `get_tensor` gives
-        tensors = [weight.get_tensor() for weight in weights]
+        held = [self.parameters[name].astype("float32").cpu() for name in names]  # `get_tensor` keeps nothing alive
+        tensors = [tensor.get_tensor() for tensor in held]
         with replacing(file) as part:
             paddle.base.core.save_combine_func(tensors, names, str(part), True, False, False)
             if part.stat().st_size < 4 * sum(math.prod(tensor.shape()) for tensor in tensors):
@@ -95,8 +95,8 @@ def trace(model: Any, part: Part) -> Program:
     # In a thread of its own, with whose end the static mode ends. Its stack is short too, which Paddle notes down for
     # every operator: from the depth of a web server that takes twice as long as all the rest.
     with _tracing, ThreadPoolExecutor(1) as thread:
-        ir, weights = thread.submit(_trace, model, part).result()
-    return Program(ir, {name: originals.get(name, weight) for name, weight in weights.items()})
+        ir, parameters = thread.submit(_trace, model, part).result()
+    return Program(ir, {name: originals.get(name, tensor) for name, tensor in parameters.items()})
 
 
 def _trace(model: Any, part: Part) -> Tuple[Any, Dict[str, paddle.Tensor]]:

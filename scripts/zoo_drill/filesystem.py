@@ -43,7 +43,7 @@ def small_disk(place: Place, row: Row, runs: int) -> None:
         place.home.mkdir()
         size = random.Random(f"{row.name} {number}").randrange(100, len(place.weights) // 1024 - 50)
         script = f'mount -t tmpfs -o size={size}k none "{place.home}" || exit 77; cd {ROOT}; shift; exec "$0" "$@"'
-        blind = "cache.check_space = lambda *arguments, **options: None\n" if number % 2 else ""
+        blind = "disk.check_space = lambda *arguments, **options: None\n" if number % 2 else ""
         after = "import os; kept = [f for _, _, fs in os.walk(sys.argv[1]) for f in fs]\n"
         code = blind + f"try:\n    {FETCH}except model_zoo.CacheError as e:\n    {after}    print(e, kept)\n"
         command = [*mount, script, sys.executable, "x", "-c", CHILD + code, str(place.home)]
@@ -134,7 +134,7 @@ def links(place: Place, row: Row, runs: int) -> None:
             (outside / name).write_text("of somebody else")
         spots = [place.home / ".locks", place.folder.parent, place.folder, place.folder / "unet"]
         spots += [place.folder / name for name in (cache.MARKER, f".{CONFIG}.record.json", f".{CONFIG}.01234567.part")]
-        spots += [cache.locks_of(place.folder) / f"{CONFIG}.lock"]
+        spots += [cache.locks_of(place.folder, place.home) / f"{CONFIG}.lock"]
         spot = spots[number % len(spots)]
         spot.parent.mkdir(parents=True, exist_ok=True)
         is_folder = spots.index(spot) < 4

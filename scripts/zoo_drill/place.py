@@ -26,8 +26,8 @@ NAME, WEIGHTS, CONFIG = "drill/model", "unet/model_state.pdparams", "model_index
 SIZE, BLOCK = 1_500_000, 1 << 16
 HANG = 60.0  # seconds after which a run counts as hanging
 CHILD = (
-    "import sys, logging, model_zoo; from model_zoo import cache, hub; logging.disable()\n"
-    f"hub.POLICY = hub.Policy(5.0, 5.0, backoff=0.02, block={BLOCK})\n"
+    "import sys, logging, model_zoo; from model_zoo import cache, disk, http; logging.disable()\n"
+    f"http.POLICY = http.Policy(5.0, 5.0, backoff=0.02, block={BLOCK})\n"
 )
 FETCH = f"print(model_zoo.download({NAME!r}, progress=False))\n"
 
@@ -90,7 +90,10 @@ class Place:
     def publish(self, rng: random.Random, hashes: bool = False) -> None:
         """Put a new version of the model on the server."""
         noise = [rng.randbytes(SIZE // 3 + rng.randrange(1000)) for _ in range(3)]
-        self.contents = {WEIGHTS: pickle.dumps(noise, 4), CONFIG: json.dumps({"v": rng.random()}).encode()}
+        self.contents = {
+            WEIGHTS: pickle.dumps(noise, 4),
+            CONFIG: json.dumps({"_class_name": "X", "v": rng.random()}).encode(),
+        }
         for path, content in self.contents.items():
             file = self.server.folder / NAME / path
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,42 @@ NAMES = {
     "long-name": pickled(name("a" * 60_000, "b" * 60_000)),
 }
 
+SYSTEM = name("posix", "system")
+ORDERED_DICT = called("collections", "OrderedDict")
+
+# Allowed names, composed so that pickle.load runs what it never should: each is a file that the walk of one opcode
+# after the other would pass.
+BUILT = ORDERED_DICT + b"}" + text("__setstate__") + SYSTEM.replace(b"posix\nsystem", b"_codecs\nencode") + b"sb"
+_COMPOSED = {
+    "two-builds": BUILT + text("x") + b"b",
+    "function-in-list": b"]" + name("collections", "OrderedDict") + b"a",
+    "function-in-dict": b"}" + text("a") + name("numpy", "dtype") + b"s",
+    "function-in-tuple-in-list": b"]" + name("numpy", "dtype") + b"\x85a",
+    "function-at-the-top": name("numpy", "dtype"),
+    "class-in-dict": b"}" + text("a") + name("numpy", "ndarray") + b"s",
+    "append-as-attribute": ORDERED_DICT + b"}" + text("append") + name("_codecs", "encode") + b"sb" + text("x") + b"a",
+    "dunder-of-data": ORDERED_DICT + b"}" + text("__setstate__") + text("data") + b"sb",
+    "state-of-slots": ORDERED_DICT + b"N}" + text("__setstate__") + text("data") + b"s\x86b",
+    "state-of-text": ORDERED_DICT + text("state") + b"b",
+    "function-as-argument": called("torch._utils", "_rebuild_parameter", b"N", b"\x88", name("numpy", "dtype")),
+    "flags-of-type": called("numpy", "dtype", text("f8"), b"\x89\x88")
+    + b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x01tb",
+    "metadata-of-type": called("numpy", "dtype", text("f8"), b"\x89\x88")
+    + b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0}tb",
+    "huge-empty-array": called("numpy.core.multiarray", "_reconstruct", name("numpy", "ndarray"),
+                               b"J\xff\xff\xff\x7f\x85", b"C\x01b"),
+    "what-eval-leaves": b"}"
+    + text("data") + b"Nsq\x01" + name("builtins", "eval") + text("data") + b"h\x01\x86R0]h\x01a",
+    "huge-array-with-little-data": GOOD_ARRAY.replace(b"K\0\x85C\x01b", b"J\xff\xff\xff\x7f\x85C\x01b"),
+    "array-of-another-code": GOOD_ARRAY.replace(b"C\x01b", b"C\x01O"),
+    "eval-of-more": called("builtins", "eval", text("data "), b"}" + text("data") + b"Ns"),
+    "function-for-an-argument-that-is-ignored": called("torch", "device", name("numpy", "dtype")),
+    "class-for-an-argument-that-is-ignored": called("torch", "device", name("numpy", "ndarray")),
+    "leading-zeros": SYSTEM + b"p" + b"0" * 70 + b"7\n0N0g7\n" + text("true") + b"\x85R",
+}  # fmt: skip
+COMPOSED = {case: pickled(program) for case, program in _COMPOSED.items()}
+
+
 REFUSED: Dict[str, bytes] = {
     **NAMES,
     # state, extensions, ids, sets, buffers

@@ -29,7 +29,7 @@ from checkpoint_files import RELEASES, good_files, torch_zip  # noqa: E402
 from hostile_pickles import CANARY  # noqa: E402
 from pickle_assembly import under_w  # noqa: E402
 
-from model_zoo.scan import ScanError, scan  # noqa: E402
+from model_zoo.formats.scan import ScanError, scan  # noqa: E402
 from ppdiffusers.checkpoints import CheckpointError, open_checkpoint  # noqa: E402
 
 SECONDS = 10  # of the processor's time for a file: a machine may stand still for longer than that
@@ -67,15 +67,14 @@ def read(path: Path) -> str:
 
 
 def look(path: Path) -> str:
-    """ "clean", "suspicious: what is found", or "no weight file"."""
+    """ "safe", "refused: why; what would run", or "no weight file"."""
     try:
         report = scan(path)
     except ScanError as error:
         return "no weight file" if str(error).startswith(str(path)) else f"UNREADABLE MESSAGE: {error}"
     if not all(line.isprintable() and len(line) < 1000 for line in str(report).splitlines()):
         return "UNREADABLE REPORT"
-    found = "; ".join(f"{finding.verdict} {finding.what}" for finding in report.suspicious)
-    return "clean" if report.clean else f"suspicious: {found[:2000]}"
+    return "safe" if report.safe else "; ".join([f"refused: {report.reason}", *report.runs])[:2000]
 
 
 def examine(path: Path) -> Dict[str, str]:
@@ -177,6 +176,7 @@ def hostile() -> Dict[str, bytes]:
     for name, program in hostile_files.TORCH.items():
         if name != "good":
             files[f"torch {name}"] = torch_zip(under_w(program), _0=bytes(24))
+    files.update({f"composed {name}": content for name, content in hostile_files.COMPOSED.items()})
     files.update({f"archive {name}": content for name, content in hostile_files.ARCHIVES.items()})
     for name, (header, _) in hostile_files.SAFETENSORS.items():
         files[f"safetensors {name}"] = hostile_files.safetensors(header)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from checkpoint_files import GOLDEN, TORCH_FILES, as_read, every_type
 
-from ppdiffusers.checkpoints import CheckpointError, open_checkpoint, save_pdparams, save_safetensors, torch_files
+from model_zoo.formats import archive
+from ppdiffusers.checkpoints import CheckpointError, open_checkpoint, save_pdparams, save_safetensors
 
 
 def check(path, arrays, layout=None):
@@ -205,7 +206,7 @@ def test_python_2_pickle(count, write):
 
 
 @pytest.mark.parametrize("name", TORCH_FILES)
-def test_torch_files(name):
+def test_torch_format(name):
     with np.load(GOLDEN / "expected.npz") as expected:
         prefix = name.replace("legacy-", "") + ":"
         arrays = {key[len(prefix) :]: expected[key] for key in expected.files if key.startswith(prefix)}
@@ -231,7 +232,7 @@ def test_torch_archive_that_was_packed_again(write, monkeypatch):
     with open_checkpoint(path) as checkpoint, open_checkpoint(GOLDEN / "views.pt") as plain:
         for name in plain.keys():
             np.testing.assert_array_equal(checkpoint.read(name), plain.read(name))
-    monkeypatch.setattr(torch_files, "MAX_UNPACKED", 100)
+    monkeypatch.setattr(archive, "MAX_UNPACKED", 100)
     with pytest.raises(CheckpointError, match="compressed zip"):
         open_checkpoint(path)
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 import numpy as np
 import paddle
@@ -13,6 +14,7 @@ from ppdiffusers.inference import compile_model, onednn
 from ppdiffusers.inference import compiled as compiled_module
 from ppdiffusers.inference import engines as engines_module
 from ppdiffusers.inference.engines import NoEngine, OneDNNEngine, Runner, Setup, relative_error
+from ppdiffusers.threads import get_num_threads
 
 FIRST, SECOND = Setup("onednn", "fp32"), Setup("inference", "fp32")
 
@@ -224,10 +226,61 @@ class Plan:
         return [arrays["x"]]
 
 
-def test_an_engine_keeps_the_plans_of_the_latest_three_sizes(monkeypatch):
+@pytest.fixture
+def warm():
+    """Two compiled models, which share the memory that their kernels compute in."""
+    models = [compile_model(tiny_unet(), "onednn", "fp32") for _ in range(2)]
+    for model in models:
+        predict(model)
+    return models
+
+
+def predict(model):
+    with paddle.no_grad():
+        return model(image(6), 7)[0].numpy()
+
+
+@needs_programs
+def test_two_plans_never_compute_at_once(warm, monkeypatch):
+    begin, running, seen = onednn.Plan._begin, [], []
+
+    def begin_slowly(plan, arrays):
+        running.append(plan)
+        seen.append(len(running))
+        begin(plan, arrays)
+        time.sleep(0.01)  # what the others would use to begin too
+        running.remove(plan)
+
+    monkeypatch.setattr(onednn.Plan, "_begin", begin_slowly)
+    threads = [threading.Thread(target=predict, args=(warm[i % 2],)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1] * 6
+
+
+@needs_programs
+def test_a_plan_computes_with_its_threads_in_every_thread(warm, monkeypatch):
+    chosen = []
+    monkeypatch.setattr("paddle.base.core.set_num_threads", lambda count: chosen.append((threading.get_ident(), count)))
+    thread = threading.Thread(target=predict, args=(warm[0],))
+    thread.start()
+    thread.join()
+    assert {(ident == threading.get_ident(), count) for ident, count in chosen} == {(False, get_num_threads())}
+    monkeypatch.setenv("PPDIFFUSERS_THREADS", "3")
+    chosen.clear()
+    predict(compile_model(tiny_unet(), "onednn", "fp32"))
+    assert chosen[-1] == (threading.get_ident(), 3)
+
+
+def test_an_engine_keeps_the_plans_of_the_latest_three_sizes_and_not_that_of_the_comparison(monkeypatch):
     made = []
-    monkeypatch.setattr(onednn, "make_plan", lambda *args: made.append(args[2]["x"][0]) or Plan())
+    monkeypatch.setattr(onednn, "make_plan", lambda *args: made.append(args[2]["x"]) or Plan())
     engine = OneDNNEngine(None, None)
-    for size in (9, 9, 1, 2, 3, 1, 4, 1, 3, 2, 9):  # 9 is that of the check: no later one has to keep it
+    for size in (9, 1, 2, 3, 1, 4, 1, 3, 2, 9):
         engine({"x": np.ones(size)})
-    assert made == [9, 1, 2, 3, 4, 2, 9] and len(engine._plans) == 3
+    assert made == [(9,), (1,), (2,), (3,), (4,), (2,), (9,)]
+    engine({"x": np.ones(2)})
+    engine({"x": np.ones(9)})
+    assert len(made) == 7

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model_zoo import hub, registry
+from model_zoo import http, registry
 
 HERE = Path(__file__).parent
 
@@ -38,7 +38,7 @@ def _own_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(hub, "POLICY", hub.Policy(2.0, 0.4, attempts=3, backoff=0.01, block=1000))
+    monkeypatch.setattr(http, "POLICY", http.Policy(2.0, 0.4, attempts=3, backoff=0.01, block=1000))
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def contents():
     generator = random.Random(7)
 
     def text(size):
-        return json.dumps({"text": generator.randbytes(size).hex()[: size - 12]}).encode()
+        return json.dumps({"_class_name": "X", "text": generator.randbytes(size).hex()[: size - 32]}).encode()
 
     return {
         "model_index.json": text(256),
@@ -104,9 +104,9 @@ def manifest(contents):
         "aliases": [ALIAS],
         "files": [
             {"path": "model_index.json", "size": 256},
-            {"path": "empty.txt"},
+            {"path": "empty.txt", "size": 0},
             {"path": "unet/config.json", "size": 703, "sha256": digest},
-            {"path": "unet/model_state.pdparams", "approximate_size": 20_480},
+            {"path": "unet/model_state.pdparams", "approximate_size": 20_300},
         ],
     }
 

@@ -18,7 +18,7 @@ from zoo_files import NAME, assert_right
 import model_zoo
 from model_zoo import cache, part, settings
 from model_zoo.cli import main
-from model_zoo.text import age_text, parse_duration, parse_size, size_text, table
+from model_zoo.errors import age_text, parse_duration, parse_size, size_text, table
 
 ROOT = Path(model_zoo.__file__).parents[1]
 TINY = "ppdiffusers/ldm-super-resolution-4x-tiny"
@@ -32,6 +32,9 @@ def run(capsys, *arguments):
 
 def test_list(capsys):
     code, out, err = run(capsys, "list")
+    assert code == 0 and re.fullmatch(r"model-zoo: \d+ more exist only as original .*list --all.*\n", err)
+    assert "ldm-inpainting-big" not in out
+    code, out, err = run(capsys, "list", "--all")
     assert (code, err) == (0, "")
     line = next(line for line in out.splitlines() if "4x-openimages" in line)
     assert line.split("  ")[0] == "CompVis/ldm-super-resolution-4x-openimages"
@@ -59,7 +62,10 @@ def test_download_path_and_state(capsys, zoo, tmp_path):
     assert zoo.requests == []
     code, out, err = run(capsys, "download", "tester/small")
     assert (code, out) == (0, f"{folder}\n")
-    assert err.startswith("model-zoo: recorded the sha256 of 3 files of tester/small ") and err.count("\n") == 1
+    assert (
+        err.startswith("model-zoo: unverified: first use, recorded: the catalogue knows no sha256 of 3 of the 4 files")
+        and err.count("\n") == 1
+    )
     assert run(capsys, "download", "tester/small") == (0, f"{folder}\n", "")
     assert run(capsys, "path", "elder/small") == (0, f"{folder}\n", "")
     assert "state:       downloaded" in run(capsys, "show", "tester/small")[1]
@@ -79,7 +85,11 @@ def test_download_path_and_state(capsys, zoo, tmp_path):
         ["list", "--tsak", "x"],
         ["cook"],
         ["show"],
-        [],
+        ["download", NAME, "--jobs", "0"],
+        ["download", "CompVis/ldm-celebahq-256", "--include", "nothing*"],
+        ["download", "a/b", "c/d", "--local-dir", "x"],
+        ["show", "CompVis/ldm-celebahq-256", "--revision", "v9"],
+        ["pin", "CompVis/ldm-celebahq-256", "/nowhere"],
         ["list", "--cache-dir"],
         ["verify", "nobody/nothing"],
         ["verify", "CompVis/ldm-celebahq-256"],
@@ -125,7 +135,8 @@ def test_help(capsys):
         main(["--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert "download a model" in out
+    assert "download models" in out
+    assert main([]) == 0 and capsys.readouterr().out == out
     for name in re.findall(r"`(MODEL_ZOO_\w+)`", settings.__doc__):
         assert f"  {name} " in out
 
@@ -141,7 +152,7 @@ def test_list_columns(capsys, zoo, folder):
     header, *lines = out.splitlines()
     assert header.split("  ")[0] == "NAME"
     assert [line.split() for line in lines] == [
-        ["tester/small", "super-resolution", "about", "20.9", "KB", "downloaded", "3", "days", "ago"],
+        ["tester/small", "super-resolution", "about", "20.8", "KB", "downloaded", "3", "days", "ago"],
         ["tester/unknown", "-", "2.0", "KB", "not", "in", "the", "catalogue", "now"],
     ]
     assert [line.index("super-resolution") for line in lines[:1]] == [header.index("TASK")]
@@ -151,7 +162,7 @@ def test_list_columns(capsys, zoo, folder):
         "name": NAME,
         "task": "super-resolution",
         "state": "downloaded",
-        "size": 256 + 703 + 20_480,
+        "size": 256 + 0 + 703 + 20_300,
         "size_is_exact": False,
         "bytes_on_disk": on_disk,
         "last_used": int(moment),
@@ -162,7 +173,7 @@ def test_list_columns(capsys, zoo, folder):
 
 def test_list_of_an_empty_cache(capsys, zoo, tmp_path):
     code, out, err = run(capsys, "list", "--downloaded")
-    assert (code, out) == (0, "") and err == f"nothing is in the cache {tmp_path / 'home'}\n"
+    assert (code, out) == (0, "") and err == f"model-zoo: nothing is in the cache {tmp_path / 'home'}\n"
     assert json.loads(run(capsys, "list", "--downloaded", "--json")[1]) == []
 
 
@@ -172,13 +183,80 @@ def test_list_warns_of_a_registry_that_is_down(capsys, monkeypatch):
     code, out, err = run(capsys, "list")
     assert code == 0 and TINY in out
     assert err.startswith("model-zoo: warning: the registry http://user.example.invalid/index.json cannot be used")
-    assert err.count("\n") == 1
+    assert err.count("warning") == 1
 
 
 def test_several_downloads(capsys, zoo, folder, contents):
-    code, out, _ = run(capsys, "download", NAME, "elder/small", "nobody/nothing")
+    """One that fails hides none of the others."""
+    code, out, err = run(capsys, "download", NAME, "nobody/nothing", "elder/small", "-q")
     assert (code, out) == (2, f"{folder}\n{folder}\n")
+    assert err.count("\n") == 1 and "nobody/nothing" in err
     assert len(zoo.requests) == len(contents)
+
+
+def test_options_of_download(capsys, zoo, folder, contents, tmp_path):
+    code, out, _ = run(capsys, "download", NAME, "--dry-run")
+    assert code == 0 and zoo.requests == [] and f"{NAME}: 4 files, about 20.8 KB, into {folder}" in out
+    code, out, _ = run(capsys, "download", NAME, "--include", "*.json", "--exclude", "unet/*", "--json", "-q")
+    assert json.loads(out) == [{"name": NAME, "folder": str(folder)}]
+    assert zoo.paths() == [f"{NAME}/model_index.json"] and not (folder / ".complete").exists()
+    fetch = json.loads(run(capsys, "download", NAME, "--dry-run", "--json")[1])[0]["fetch"]
+    assert [file["path"] for file in fetch] == ["empty.txt", "unet/config.json", "unet/model_state.pdparams"]
+    place = tmp_path / "mine"
+    for _ in range(2):
+        code, out, _ = run(capsys, "download", NAME, "--local-dir", str(place), "--jobs", "1")
+        assert (code, out) == (0, f"{place}\n")
+    assert all((place / path).read_bytes() == content for path, content in contents.items())
+    asked = len(zoo.requests)
+    run(capsys, "download", NAME)
+    (folder / "model_index.json").write_bytes(b"x" * 256)
+    run(capsys, "download", NAME)
+    assert len(zoo.requests) == asked + 3
+    assert run(capsys, "download", NAME, "--force", "--endpoint", zoo.url)[0] == 0
+    assert len(zoo.requests) == asked + 7
+    assert_right(folder, contents)
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9/dead", None])
+def test_endpoint_of_the_command(endpoint, capsys, zoo, monkeypatch):
+    monkeypatch.setenv("MODEL_ZOO_ENDPOINT", zoo.url if endpoint else "http://127.0.0.1:9/dead")
+    code, _, err = run(capsys, "download", NAME, *(["--endpoint", endpoint] if endpoint else []))
+    assert code == 2 and "--endpoint" in err and zoo.requests == []
+
+
+def test_json_everywhere(capsys, zoo, folder, tmp_path):
+    model_zoo.download(NAME)
+    (tmp_path / "f.pdparams").write_bytes(pickle.dumps({}, 4))
+    scan, named = ["scan", str(tmp_path / "f.pdparams")], ("show", "path", "download", "verify")
+    for arguments in (["list"], *([word, NAME] for word in named), ["env"], ["prune"], scan, ["remove", NAME, "--yes"]):
+        code, out, _ = run(capsys, *arguments, "--json")
+        assert code == 0 and json.loads(out) is not None
+
+
+def test_env_and_version(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MODEL_ZOO_ENDPOINT", "https://me:s3cret@a.example/zoo")
+    code, out, _ = run(capsys, "env")
+    assert code == 0 and str(tmp_path / "home") in out and "https://a.example/zoo" in out and "s3cret" not in out
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0 and capsys.readouterr().out.startswith("model-zoo ")
+
+
+def test_show_tells_how_to_pin(capsys, zoo, folder, manifest, catalogue_of):
+    place = catalogue_of() / "tester" / "small.json"
+    place.write_text(json.dumps({**manifest, "colour": "red"}))
+    out = run(capsys, "show", NAME)[1]
+    assert "no sha256 is known of 3 files; `model-zoo pin tester/small FOLDER` adds them" in out
+    model_zoo.download(NAME)
+    assert run(capsys, "pin", NAME, str(folder)) == (0, f"{place}\n", "")
+    values = json.loads(place.read_text())
+    assert values["colour"] == "red" and all(file["sha256"] and file["size"] is not None for file in values["files"])
+    assert not any("approximate_size" in file for file in values["files"])
+    assert all(found.ok for found in model_zoo.verify(NAME))
+    assert "unverified" not in run(capsys, "show", NAME)[1]
+    (folder / "unet/config.json").write_bytes(b"{}")
+    code, _, err = run(capsys, "pin", NAME, str(folder))
+    assert code == 2 and "it is another file" in err
 
 
 def test_verify(capsys, zoo, folder):
@@ -187,17 +265,30 @@ def test_verify(capsys, zoo, folder):
     model_zoo.download(NAME)
     for arguments in ([NAME], [], [NAME, "--remote"]):
         code, out, err = run(capsys, "verify", *arguments)
-        assert (code, err) == (0, "")
+        assert code == 0 and "nothing is wrong; of some files nobody's sha256 is known" in err
         name, *lines = out.splitlines()
-        assert name == "tester/small:" and len(lines) == 4
-        assert all(line.startswith("  ok  ") for line in lines)
+        assert name == "tester/small:" and [line.split()[0] for line in lines] == [
+            "unknown",
+            "unknown",
+            "ok",
+            "unknown",
+        ]
     content = bytearray((folder / "unet/config.json").read_bytes())
     content[5] ^= 1
     (folder / "unet/config.json").write_bytes(content)
     code, out, err = run(capsys, "verify")
     assert code == 1
     assert [line.split()[:2] for line in out.splitlines() if "WRONG" in line] == [["WRONG", "unet/config.json"]]
-    assert "`model-zoo remove tester/small` and `model-zoo download tester/small`" in err and err.count("\n") == 1
+    assert "`model-zoo verify --repair tester/small`" in err and err.count("\n") == 1
+    zoo.forget()
+    code, out, err = run(capsys, "verify", "--repair")
+    assert code == 0 and "WRONG" not in out and zoo.paths() == [f"{NAME}/unet/config.json"]
+
+
+def test_one_failure_hides_no_other_model(capsys, zoo, folder):
+    model_zoo.download(NAME)
+    code, out, err = run(capsys, "verify", "nobody/nothing", NAME)
+    assert code == 2 and "tester/small:" in out and "nobody/nothing" in err
 
 
 def test_verify_tells_a_new_version_from_a_dead_source(capsys, zoo, folder, contents):
@@ -205,12 +296,12 @@ def test_verify_tells_a_new_version_from_a_dead_source(capsys, zoo, folder, cont
     model_zoo.download(NAME)
     (zoo.folder / NAME / "model_index.json").unlink()
     code, out, err = run(capsys, "verify", "--remote")
-    assert code == 1 and "UNKNOWN" in out and "WRONG" not in out
-    assert "remove" not in err and "its source could not be asked" in err
+    assert code == 0 and "its source is unknown" in out and "WRONG" not in out
+    assert "remove" not in err and "could not be asked" in err
     (zoo.folder / NAME / "unet/config.json").write_bytes(b"{}")
     code, out, err = run(capsys, "verify", "--remote")
     assert code == 1 and "CHANGED" in out and "WRONG" not in out
-    assert "has changed at its source; `model-zoo remove tester/small`" in err and err.count("\n") == 1
+    assert "has changed at its source; `model-zoo download --force tester/small`" in err and err.count("\n") == 1
     assert_right(folder, contents)
 
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import io
-
 import pytest
-import requests
+from fake_community import CommunityServer
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in
 
 import model_zoo
+from model_zoo import http
 
 # Faults that a later attempt gets over.
 CURABLE = {
@@ -42,6 +41,23 @@ def test_curable_fault(fault, zoo, folder, contents):
         zoo.fail(path=WEIGHTS, **then)
     model_zoo.download(NAME)
     assert_right(folder, contents)
+
+
+@pytest.mark.parametrize("size", [None, 20_000])
+def test_a_length_that_is_always_too_long(size, zoo, folder, contents, manifest, catalogue_of):
+    """The 416 to the question for more says that there is no more: once is enough."""
+    manifest["files"][3] = (
+        {"path": WEIGHTS, "approximate_size": 20_300} if size is None else {"path": WEIGHTS, "size": 20_000}
+    )
+    catalogue_of(manifest)
+    zoo.fail(path=WEIGHTS, length_lie=50)
+    if size is not None:
+        with pytest.raises(model_zoo.DownloadError, match="has 20,050 bytes, not 20,000"):
+            model_zoo.download(NAME)
+        return
+    model_zoo.download(NAME)
+    assert_right(folder, contents)
+    assert zoo.paths().count(f"{NAME}/{WEIGHTS}") == 2
 
 
 def test_a_cut_connection_is_continued(zoo, folder, contents):
@@ -81,7 +97,7 @@ INCURABLE = {
     "compressed": ({"encoding": "gzip"}, "was sent as gzip", 1),
     "stalls": ({"stall": 1.0}, "timed out", 3),
     "redirected in circles": ({"redirect": "model_state.pdparams"}, "in circles", 6),
-    "redirected to a file": ({"redirect": "file:///etc/hostname"}, "cannot be asked for", 1),
+    "redirected to a file": ({"redirect": "file:///etc/hostname"}, "which is no address: refused", 1),
 }
 
 
@@ -145,33 +161,30 @@ def test_more_bytes_than_the_catalogue_says(zoo, folder):
     assert not [path for path in files_in(folder) if "model_index" in path]
 
 
-def test_no_way_from_https_to_http(zoo, folder, monkeypatch):
-    """https is played by an adapter: a certificate is not what is tested."""
-
-    class Redirecting(requests.adapters.BaseAdapter):
-        def send(self, request, **kwargs):
-            response = requests.Response()
-            response.status_code = 302
-            response.url = request.url
-            response.request = request
-            response.headers["Location"] = f"{zoo.url}/{NAME}/model_index.json?token=secret"
-            response.raw = io.BytesIO()
-            return response
-
-        def close(self):
-            pass
-
-    class Session(requests.Session):
-        def __init__(self):
-            super().__init__()
-            self.mount("https://", Redirecting())
-
-    monkeypatch.setattr(requests, "Session", Session)
+def test_no_way_from_https_to_http():
+    """The drill plays it with a server that has a certificate."""
+    target = "http://b.example/x?token=secret"
     with pytest.raises(model_zoo.DownloadError, match="which is not https") as caught:
-        model_zoo.download(NAME, endpoint="https://zoo.example")
+        http._redirected("https://a.example/y", target)
     assert "secret" not in str(caught.value)
-    assert zoo.requests == []
-    assert not files_in(folder)
+    assert http._redirected("http://a.example/y", target) == target
+    assert http._redirected("https://a.example/y", "/z") == "https://a.example/z"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://[::1/x", "http://a..b/", "http://" + "a" * 70 + ".example/", "http://\xff\xfe/", "http://a b/", "http://x:99999/",
+     "http://x:0/", "file:///etc/hostname", "data:,x", "ftp://a/x", "javascript:x", "http://[v1.x]/"],
+)  # fmt: skip
+def test_redirects_to_nonsense(target, zoo, folder, contents, tmp_path, monkeypatch):
+    """One clear line, and the next mirror is asked."""
+    zoo.fail(path=WEIGHTS, redirect=target)
+    with pytest.raises(model_zoo.DownloadError, match="is no address|no address: refused|could not be downl") as caught:
+        model_zoo.download(NAME)
+    assert "\n" not in str(caught.value)
+    with CommunityServer(zoo.folder) as mirror:
+        model_zoo.download(NAME, endpoint=f"{zoo.url} {mirror.url}")
+    assert_right(folder, contents)
 
 
 def test_redirect_to_another_place_is_followed(zoo, folder, contents):

@@ -10,7 +10,7 @@ import pytest
 from zoo_files import ALIAS, NAME, files_in
 
 import model_zoo
-from model_zoo import cache, maintenance
+from model_zoo import cache
 
 DAY = 86_400.0
 
@@ -44,14 +44,14 @@ def places(entries):
 
 
 def test_cached(put, home):
-    assert maintenance.cached() == []
+    assert cache.cached() == []
     put(NAME, 1000, days=3)
     put("Other/unknown", 500, days=1, marked=False)
     put("tester/small@0011aabb", 10)
     for hidden in (".locks/tester/small", ".registries/x/y", ".trash-1/x/y", ".staging-1/x"):
         (home / hidden).mkdir(parents=True)
     (home / "file").write_text("")
-    entries = maintenance.cached()
+    entries = cache.cached()
     assert places(entries) == ["Other/unknown", NAME, "tester/small@0011aabb"]
     assert [entry.size for entry in entries] == [500, 1000, 10]
     assert [entry.finished for entry in entries] == [False, True, True]
@@ -61,13 +61,13 @@ def test_cached(put, home):
 def test_last_use(zoo, folder):
     model_zoo.download(NAME)
     os.utime(folder / cache.MARKER, (1000, 1000))
-    assert maintenance.cached()[0].last_used == 1000
+    assert cache.cached()[0].last_used == 1000
     model_zoo.resolve(ALIAS, local_files_only=True)
-    assert time.time() - maintenance.cached()[0].last_used < 60
+    assert time.time() - cache.cached()[0].last_used < 60
 
 
 def test_last_use_is_noted_where_that_is_possible(tmp_path):
-    maintenance.touch(tmp_path / "nowhere")
+    cache.touch(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", [NAME, ALIAS])
@@ -115,7 +115,7 @@ def test_links_are_never_followed(put, home, tmp_path):
     (folder / "file").symlink_to(outside / "precious")
     (home / "tester").symlink_to(outside)
     (home / "Other" / "linked").symlink_to(outside)
-    assert places(maintenance.cached()) == ["Other/unknown"]
+    assert places(cache.cached()) == ["Other/unknown"]
     for name in (NAME, "Other/linked"):
         with pytest.raises(model_zoo.CacheError, match="is a link, which is never followed"):
             model_zoo.remove(name)
@@ -129,7 +129,7 @@ def test_a_removal_that_is_killed_leaves_no_half(put, home, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(maintenance.shutil, "rmtree", killed)
+    monkeypatch.setattr(cache.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         model_zoo.remove(NAME)
     assert not folder.exists() and model_zoo.cached() == []
@@ -176,7 +176,7 @@ def test_prune_without_a_limit_removes_no_model(put, home):
 def test_busy_models_stay(put, home):
     put(NAME, days=100)
     put("a/old", days=100)
-    lock = cache.locks_of(home / NAME) / "unet" / "weights.lock"
+    lock = cache.locks_of(home / NAME, home) / "unet" / "weights.lock"
     lock.parent.mkdir(parents=True)
     code = (
         "import filelock, sys, time\n"

@@ -23,14 +23,16 @@ def schema():
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: "/".join(file.with_suffix("").parts[-3:]))
 def test_manifests_of_the_package(file, schema):
     values = json.loads(file.read_text())
-    schema.validate({"files": [{"path": "x"}], **values} if file.name == "model.json" else values)
-    model = registry.read_builtin(file.parent) if file.name == "model.json" else registry.read_manifest(file)
+    schema.validate(values)
+    model = registry.read_manifest(file, builtin=file.name == "model.json")
     assert model.task in {entry.task for entry in registry.list_models()}
 
 
 def test_every_key_is_in_the_schema():
-    ours = {"folder", "registry", "place"}
-    assert SCHEMA["properties"].keys() == {f.name for f in manifest.dataclasses.fields(manifest.Model)} - ours
+    ours = {"folder", "registry", "place", "file", "remote"}
+    assert (
+        SCHEMA["properties"].keys() - {"schema"} == {f.name for f in manifest.dataclasses.fields(manifest.Model)} - ours
+    )
     files = {field.name for field in manifest.dataclasses.fields(manifest.File)}
     assert SCHEMA["$defs"]["file"]["properties"].keys() == files
 
@@ -49,6 +51,9 @@ GOOD = [
     {"files": [{"path": "a/b/c.d-e+f_", "size": 0, "sha256": "0" * 64, "approximate_size": None}]},
     {"files": [], "original": ORIGINAL},
     {"original": {**ORIGINAL, "member": "model.ckpt"}},
+    {"other": 1, "place": "../x", "folder": "/", "registry": "x"},
+    {"files": [{"path": "a", "other": 1}]},
+    {"schema": 1, "revisions": {"v1.0": [{"path": "a"}]}},
 ]
 BAD = [
     *(
@@ -73,17 +78,16 @@ BAD = [
     {"files": [{"path": "a" * 151}]},
     *({"files": [{"path": "a", key: value}]} for key in ("size", "approximate_size") for value in (-1, 1.5, "1", True)),
     *({"files": [{"path": "a", "sha256": value}]} for value in ("", "0" * 63, "A" * 64, 0)),
-    {"files": [{"path": "a", "other": 1}]},
     {"files": [{}]},
     {"files": ["a"]},
     {"files": {}},
     {"files": []},
     {"files": None},
-    {"other": 1},
-    {"place": "../x"},
-    {"folder": "/"},
-    {"registry": "x"},
-    *({"original": value} for value in ({}, [], {"checkpoint": "x"}, {**ORIGINAL, "config": {}}, {**ORIGINAL, "x": 1})),
+    {"schema": 2},
+    {"schema": "1"},
+    {"revisions": {"v1": {}}},
+    {"revisions": {"../v1": []}},
+    *({"original": value} for value in ({}, [], {"checkpoint": "x"}, {**ORIGINAL, "config": {}})),
     {"original": {**ORIGINAL, "checkpoint": "file:///etc"}},
     {"original": {**ORIGINAL, "member": ""}},
 ]

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import email.utils
 import hashlib
-import http.client
 import json
 import logging
 import os
@@ -15,16 +14,15 @@ import shutil
 import threading
 import time
 import zlib
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import requests
 from fake_community import CommunityServer
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, weights
 
 import model_zoo
-from model_zoo import hub, transfer
-from model_zoo.web import status
+from model_zoo import http, transfer
 
 DEAD = "http://127.0.0.1:9/zoo"
 
@@ -58,11 +56,13 @@ def test_a_dead_mirror_is_asked_last_from_then_on(zoo, folder, contents, monkeyp
     monkeypatch.setenv("MODEL_ZOO_ENDPOINT", f"{DEAD} {zoo.url}")
     monkeypatch.setenv("MODEL_ZOO_JOBS", "1")
     tried = []
-    attempt = transfer.Transfer._attempt
-    monkeypatch.setattr(transfer.Transfer, "_attempt", lambda self, part: (tried.append(self.url), attempt(self, part)))
+    attempt = transfer._Transfer._attempt
+    monkeypatch.setattr(
+        transfer._Transfer, "_attempt", lambda self, part: (tried.append(self.url), attempt(self, part))
+    )
     model_zoo.download(NAME)
     assert_right(folder, contents)
-    assert len([url for url in tried if url.startswith(DEAD)]) == hub.POLICY.attempts
+    assert len([url for url in tried if url.startswith(DEAD)]) == http.POLICY.attempts
 
 
 def test_all_mirrors_are_named_when_none_has_it(both, folder, contents):
@@ -126,14 +126,18 @@ def test_a_model_with_places_of_its_own(zoo, mirror, folder, contents, manifest,
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_kept_and_told(form, zoo, folder, contents, monkeypatch, caplog):
     waits = []
-    begin = hub.Hub.__init__
+    begin = transfer.Download.__init__
 
     class Impatient(threading.Event):
         def wait(self, seconds=None):
             waits.append(seconds)
             return self.is_set()
 
-    monkeypatch.setattr(hub.Hub, "__init__", lambda self, *rest: begin(self, *rest[:-1], Impatient()))
+    def impatient(self, *rest):
+        begin(self, *rest)
+        self.stop = Impatient()
+
+    monkeypatch.setattr(transfer.Download, "__init__", impatient)
     value = "17" if form == "seconds" else email.utils.formatdate(time.time() + 18, usegmt=True)
     zoo.fail(path=WEIGHTS, status=429, headers={"Retry-After": value}, times=1)
     with caplog.at_level(logging.WARNING, "model_zoo"):
@@ -169,7 +173,7 @@ class _Proxy(BaseHTTPRequestHandler):
     def do_GET(self):
         self.seen.append(self.path)
         host, _, path = self.path.partition("://")[2].partition("/")
-        with contextlib.closing(http.client.HTTPConnection(host)) as connection:
+        with contextlib.closing(HTTPConnection(host)) as connection:
             connection.request(self.command, f"/{path}", headers=dict(self.headers))
             answer = connection.getresponse()
             body = answer.read()
@@ -235,9 +239,11 @@ def test_a_proxy_that_is_no_address(proxy, zoo, monkeypatch):
 
 
 def test_nothing_that_a_server_says_moves_the_terminal():
-    response = requests.Response()
-    response.status_code, response.reason = 404, "\x1b[31mGone\x07\u202e http://me:s3cret@a.example/x?token=s3cret"
-    assert status(response) == "HTTP 404  [31mGone   http://a.example/x"
+    class Response:
+        status, headers = 404, {}
+        reason = "\x1b[31mGone\x07\u202e http://me:s3cret@a.example/x?token=s3cret"
+
+    assert http.Answer("", Response()).said == "HTTP 404  [31mGone   http://a.example/x"
 
 
 DIGESTS = {
@@ -325,6 +331,19 @@ def test_a_login_page_is_no_file(path, zoo, folder, contents):
     assert_right(folder, contents)
 
 
+def test_a_page_that_only_its_type_tells(zoo, folder, manifest, catalogue_of):
+    (zoo.folder / NAME / "notes.txt").write_bytes(b"notes")
+    manifest["files"].append({"path": "notes.txt"})
+    catalogue_of(manifest)
+    zoo.fail(path="notes.txt", body=b"Please log in.", headers={"Content-Type": "text/html"})
+    with pytest.raises(model_zoo.DownloadError, match="is a web page, perhaps a login page"):
+        model_zoo.download(NAME)
+    assert not (folder / "notes.txt").exists()
+    zoo.forget()
+    model_zoo.download(NAME)
+    assert (folder / "notes.txt").read_bytes() == b"notes"
+
+
 def test_truly_compressed(zoo, folder, contents):
     zoo.fail(path=WEIGHTS, encoding="gzip")
     with pytest.raises(model_zoo.DownloadError, match="was sent as gzip"):
@@ -352,7 +371,7 @@ def test_a_file_that_is_another_one_now(zoo, folder, contents):
     model_zoo.download(NAME)
     (folder / WEIGHTS).unlink()
     (zoo.folder / NAME / WEIGHTS).write_bytes(weights(random.Random(5), 20_000))
-    with pytest.raises(model_zoo.DownloadError, match=r"as when it was first downloaded.*`model-zoo remove`"):
+    with pytest.raises(model_zoo.DownloadError, match=r"as when it was first downloaded.*`model-zoo download --force"):
         model_zoo.download(NAME)
     assert not (folder / WEIGHTS).exists()
     (zoo.folder / NAME / WEIGHTS).write_bytes(contents[WEIGHTS])
@@ -362,7 +381,7 @@ def test_a_file_that_is_another_one_now(zoo, folder, contents):
 
 def replace_all(zoo, contents):
     """The publisher uploads another version of the model."""
-    contents["model_index.json"] = json.dumps({"text": "x" * 244}).encode()
+    contents["model_index.json"] = json.dumps({"_class_name": "X", "text": "x" * 224}).encode()
     contents[WEIGHTS] = weights(random.Random(5), 20_000)
     for path in ("model_index.json", WEIGHTS):
         (zoo.folder / NAME / path).write_bytes(contents[path])
@@ -382,14 +401,14 @@ def test_two_versions_of_a_model_are_never_mixed(zoo, folder, contents):
 
 def test_a_version_that_changes_during_the_download(zoo, folder, contents, monkeypatch):
     monkeypatch.setenv("MODEL_ZOO_JOBS", "1")
-    run = transfer.Transfer.run
+    run = transfer._Transfer.run
 
     def run_late(self, part):
-        if self.url.endswith(WEIGHTS) and "x" * 244 not in contents["model_index.json"].decode():
+        if self.url.endswith(WEIGHTS) and "x" * 224 not in contents["model_index.json"].decode():
             replace_all(zoo, contents)
         return run(self, part)
 
-    monkeypatch.setattr(transfer.Transfer, "run", run_late)
+    monkeypatch.setattr(transfer._Transfer, "run", run_late)
     model_zoo.download(NAME)
     assert_right(folder, contents)
 
@@ -401,7 +420,7 @@ def test_a_complete_model_takes_no_new_files_of_another_version(zoo, folder, con
     (zoo.folder / NAME / "new.json").write_text("{}")
     manifest["files"].append({"path": "new.json"})
     catalogue_of(manifest)
-    with pytest.raises(model_zoo.DownloadError, match=r"changed at its source since it was downloaded.*remove"):
+    with pytest.raises(model_zoo.DownloadError, match=r"changed at its source since it was downloaded.*--force"):
         model_zoo.download(NAME)
     assert not (folder / "new.json").exists()
     assert (folder / WEIGHTS).read_bytes() == older[WEIGHTS]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import model_zoo
-from model_zoo import addresses, settings, zoo
+from model_zoo import downloads, errors, settings
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +14,7 @@ def no_download(monkeypatch):
     def refuse(name, **options):
         raise AssertionError(f"{name} was taken for a name")
 
-    monkeypatch.setattr(zoo, "download", refuse)
+    monkeypatch.setattr(downloads, "download", refuse)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_passwords_in_settings_are_not_shown(monkeypatch):
     ],
 )
 def test_public_addresses(address, shown):
-    assert addresses.public(address) == shown
+    assert errors.public(address) == shown
 
 
 @pytest.mark.parametrize(("value", "off"), [("1", True), ("yes", True), ("0", False), ("False", False), ("", False)])

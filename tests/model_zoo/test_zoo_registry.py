@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -106,28 +107,30 @@ BAD_PATHS = ["../x", "a/../x", "/x", "a\\b", "C:/x", "", ".", "a//b", "a/", ".co
 @pytest.mark.parametrize("path", BAD_PATHS, ids=repr)
 def test_paths_that_leave_the_folder_are_refused(path, manifest, catalogue_of):
     manifest["files"][0]["path"] = path
-    catalogue_of(manifest)
     with pytest.raises(model_zoo.ManifestError, match="is refused"):
-        model_zoo.list_models()
+        registry.parse(manifest)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tasks": "x"}, "unknown key 'tasks'"),
-        ({"folder": "/tmp"}, "unknown key 'folder'"),
+        ({"schema": 2}, "is of the schema 2; this release knows 1: update it"),
+        ({"schema": "1"}, "is of the schema"),
         ({"licence": ""}, "licence of"),
         ({"paper": 3}, "paper of"),
         ({"name": "tester/other"}, "the place of the file"),
         ({"aliases": ["no-owner"]}, "model name 'no-owner'"),
         ({"aliases": ["a/../../b"]}, "is refused"),
         ({"aliases": "tester/x"}, "'aliases' must be"),
-        ({"aliases": ["tester/small"]}, "both claim"),
         ({"original": {}}, "original of tester/small must be"),
-        ({"original": {"checkpoint": "a", "config": {"a": 1}, "yaml": 1}}, "original of tester/small must be"),
-        ({"original": {"checkpoint": "a", "config": "b"}}, "config of the original of tester/small is 'b'"),
+        (
+            {"original": {"checkpoint": "https://a.example", "config": "b"}},
+            "config of the original of tester/small is 'b'",
+        ),
         ({"files": {}}, "'files' must be"),
-        ({"files": [{"path": "a", "bytes": 1}]}, "unknown key 'bytes'"),
+        ({"files": [{"path": "a", "size": 2**60}]}, "size of a"),
+        ({"revisions": {"../x": []}}, "'revisions' must be"),
+        ({"revisions": {"v1": [{"path": "../x"}]}}, "is refused"),
         ({"files": [{"size": 1}]}, "key 'path' is missing"),
         ({"files": [{"path": "a", "size": -1}]}, "size of a"),
         ({"files": [{"path": "a", "size": True}]}, "size of a"),
@@ -141,24 +144,26 @@ def test_schema(change, message, manifest, catalogue_of):
     assert [model.name for model in model_zoo.list_models()] == ["tester/small"]
     (folder / "tester" / "small.json").write_text(json.dumps({**manifest, **change}))
     with pytest.raises(model_zoo.ManifestError, match=message):
-        model_zoo.list_models()
+        registry.read_manifest(folder / "tester" / "small.json")
+    with pytest.warns(UserWarning, match="an entry is passed over in this package"):
+        assert model_zoo.list_models() == []
 
 
 def test_missing_keys_and_broken_json(manifest, catalogue_of):
     del manifest["licence"]
     folder = catalogue_of(manifest)
-    with pytest.raises(model_zoo.ManifestError, match="'licence' is missing"):
+    with pytest.warns(UserWarning, match="'licence' is missing"):
         model_zoo.list_models()
     for text in ("{", "[]", "\udcff"):
         (folder / "tester" / "small.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-        with pytest.raises(model_zoo.ManifestError, match=r"small\.json"):
+        with pytest.warns(UserWarning, match=r"small\.json"):
             model_zoo.list_models()
 
 
 def test_two_models_cannot_claim_one_name(manifest, catalogue_of):
     catalogue_of(manifest, {**manifest, "name": "tester/twin"})
-    with pytest.raises(model_zoo.ManifestError, match="both claim the name elder/small"):
-        model_zoo.list_models()
+    with pytest.warns(UserWarning, match="both claim the name elder/small"):
+        assert len(model_zoo.list_models()) == 1
 
 
 @pytest.fixture
@@ -169,17 +174,20 @@ def builtin(manifest, catalogue_of):
     (folder / "unet" / "config.json").write_text("{}")
     (folder / "README.md").write_text("hello")
     (folder / ".hidden").write_text("no file of the model")
-    values = {key: value for key, value in manifest.items() if key != "files"}
-    (folder / "model.json").write_text(json.dumps({**values, "name": "tester/tiny"}))
+    files = [{"path": "README.md", "size": 5}, {"path": "unet/config.json", "size": 2}]
+    (folder / "model.json").write_text(json.dumps({**manifest, "name": "tester/tiny", "files": files}))
     return folder
 
 
-def test_builtin_model_has_what_lies_in_its_folder(builtin):
+def test_builtin_model_has_what_its_manifest_says(builtin):
     model = model_zoo.find("tester/tiny")
     assert model.folder == builtin
     assert [(file.path, file.size) for file in model.files] == [("README.md", 5), ("unet/config.json", 2)]
     assert model_zoo.download("elder/small") == builtin
     assert model_zoo.resolve("tester/tiny", local_files_only=True) == builtin
+    (builtin / "README.md").unlink()
+    with pytest.raises(model_zoo.CacheError, match="install the package again"):
+        model_zoo.download("tester/tiny")
 
 
 def test_builtin_folder_without_manifest_is_no_model(builtin):
@@ -187,11 +195,22 @@ def test_builtin_folder_without_manifest_is_no_model(builtin):
     assert model_zoo.list_models() == []
 
 
-def test_builtin_manifest_lists_no_files(builtin):
-    values = json.loads((builtin / "model.json").read_text())
-    (builtin / "model.json").write_text(json.dumps({**values, "files": []}))
-    with pytest.raises(model_zoo.ManifestError, match="'files' of a built-in model"):
-        model_zoo.list_models()
+def test_embedded_models_have_hashes_of_every_file():
+    for file in registry.BUILTIN.glob("*/*/model.json"):
+        model = registry.read_manifest(file, builtin=True)
+        there = {path.relative_to(file.parent).as_posix() for path in file.parent.rglob("*") if path.is_file()}
+        assert {item.path for item in model.files} == there - {"model.json"}
+        assert all(item.size is not None and item.sha256 is not None for item in model.files)
+        assert all(found.verdict == "ok" for found in model_zoo.verify(model.name))
+
+
+def test_revisions(manifest, catalogue_of, tmp_path):
+    catalogue_of({**manifest, "revisions": {"v2": [{"path": "new.json"}]}})
+    model = model_zoo.find("elder/small", revision="v2")
+    assert [file.path for file in model.files] == ["new.json"]
+    assert (model.place, model.remote) == ("tester/small@v2", "tester/small@v2")
+    with pytest.raises(model_zoo.ManifestError, match="has no revision 'v3'; known: v2"):
+        model_zoo.find("tester/small", revision="v3")
 
 
 def test_models_are_frozen():
@@ -205,10 +224,32 @@ def test_models_are_frozen():
 def test_import_and_listing_load_nothing_heavy():
     code = (
         "import sys; from model_zoo.cli import main; import model_zoo; main(['list'])\n"
-        "heavy = {'paddle', 'ppdiffusers', 'numpy', 'requests', 'urllib3', 'tqdm', 'http.client', 'ssl'}\n"
+        "heavy = {'paddle', 'ppdiffusers', 'numpy', 'requests', 'urllib3', 'tqdm', 'filelock', 'tarfile'}\n"
         "sys.exit(f'loaded: {sorted(heavy & set(sys.modules))}' if heavy & set(sys.modules) else 0)"
     )
     root = Path(model_zoo.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "CompVis/ldm-celebahq-256" in done.stdout
+
+
+def test_no_two_files_import_each_other():
+    """Nor in a longer circle; imports within functions count."""
+    root = Path(model_zoo.__file__).parent
+    files = {
+        ".".join(("model_zoo", *path.relative_to(root).with_suffix("").parts)): path for path in root.rglob("*.py")
+    }
+    files = {re.sub(r"\.__init__$", "", name): path for name, path in files.items()}
+    needs = {}
+    for name, path in files.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("model_zoo"):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names} & files.keys()
+                found |= inner or {node.module}
+        needs[name] = (found & files.keys()) - {name, "model_zoo"}
+    assert len(files) <= 23 and sum(map(len, needs.values())) > 50
+    while needs:
+        free = {name for name, found in needs.items() if not found}
+        assert free, f"a circle among {sorted(needs)}"
+        needs = {name: found - free for name, found in needs.items() if name not in free}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import pytest
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in, left_parts, python, weights
 
 import model_zoo
-from model_zoo import cache, hub, part, progress, registry
+from model_zoo import cache, disk, http, part, registry, transfer
 
 DOWNLOAD = f"print(model_zoo.download({NAME!r}))"
 # A file system that grants every lock to everybody.
@@ -37,8 +38,10 @@ def shared(zoo, catalogue_of, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def large(shared, contents):
+def large(shared, contents, manifest, catalogue_of):
     """The same with weights that take their time."""
+    manifest["files"][3] = {"path": WEIGHTS, "approximate_size": 299_000}
+    catalogue_of(manifest)
     contents[WEIGHTS] = weights(random.Random(3), 300_000)
     (shared.folder / NAME / WEIGHTS).write_bytes(contents[WEIGHTS])
     shared.fail(path=WEIGHTS, drip=0.005, drip_bytes=3000)
@@ -129,18 +132,17 @@ def test_an_older_part(size, changed, zoo, folder, contents):
 def test_the_bar_counts_what_was_there_before_and_not_as_speed(zoo, folder, contents, monkeypatch):
     left = leave_a_part(zoo, folder)
     counted = []
-    for name in ("gained", "adopted"):
-        call = getattr(progress.Progress, name)
-        monkeypatch.setattr(
-            progress.Progress,
-            name,
-            lambda self, count, name=name, call=call: (counted.append((name, count)), call(self, count)),
-        )
+    call = transfer._Progress.gained
+    monkeypatch.setattr(
+        transfer._Progress,
+        "gained",
+        lambda self, count, before: (counted.append((before, count)), call(self, count, before)),
+    )
     zoo.fail(path=WEIGHTS, ignore_range=True)
     left.write_bytes(contents[WEIGHTS][:8000])
     model_zoo.download(NAME)
-    totals = {name: sum(count for what, count in counted if what == name) for name in ("gained", "adopted")}
-    assert ("adopted", 8000) in counted and totals == {"gained": 20_000, "adopted": 0}
+    totals = {before: sum(count for what, count in counted if what == before) for before in (False, True)}
+    assert (True, 8000) in counted and totals == {False: 20_000, True: 0}
 
 
 def test_useless_parts_go(zoo, folder, contents):
@@ -166,23 +168,28 @@ def test_a_part_that_is_a_link_is_not_written_to(kind, zoo, folder, contents, tm
     assert outside.read_bytes() == contents[WEIGHTS][:8000]
 
 
-@pytest.mark.parametrize("node", ["this", "another"])
+@pytest.mark.parametrize("hashed", [False, True])
 @pytest.mark.parametrize("boot", ["the same", "a later", "an unknown"])
-def test_what_a_crash_of_the_machine_may_have_taken_is_fetched_again(boot, node, zoo, folder, contents, monkeypatch):
+def test_what_a_crash_of_the_machine_may_have_taken_is_fetched_again(
+    boot, hashed, zoo, folder, contents, monkeypatch, manifest, catalogue_of
+):
+    """Only what was known to be on the disk counts, but where the hash will tell."""
     monkeypatch.setattr(part, "_boot", lambda: "one")
     left = leave_a_part(zoo, folder)
     note = left.with_name(left.name + ".json")
     values = json.loads(note.read_text())
     assert values["synced"] == 8000 and values["boot"] == "one"
     note.write_text(json.dumps({**values, "synced": 5000}))
+    if hashed:
+        manifest["files"][3]["sha256"] = hashlib.sha256(contents[WEIGHTS]).hexdigest()
+        catalogue_of(manifest)
     if boot != "the same":
-        left.write_bytes(contents[WEIGHTS][:5000] + bytes(3000))  # as file systems leave it
+        if not hashed:
+            left.write_bytes(contents[WEIGHTS][:5000] + bytes(3000))  # as file systems leave it
         monkeypatch.setattr(part, "_boot", lambda: "two" if boot == "a later" else None)
-    if node == "another":
-        monkeypatch.setattr(part.platform, "node", lambda: "elsewhere")
     model_zoo.download(NAME)
     assert_right(folder, contents)
-    assert zoo.bytes_sent == 20_000 - (8000 if boot == "the same" else 5000)
+    assert zoo.bytes_sent == 20_000 - (8000 if hashed or boot == "the same" else 5000)
 
 
 def test_the_disk_has_a_file_before_its_name(zoo, folder, monkeypatch):
@@ -244,7 +251,7 @@ def test_who_waits_says_so_and_goes_on_when_the_owner_dies(large, folder, conten
     large.fail(path=WEIGHTS, drip=0.1, drip_bytes=3000)
     owner = python(DOWNLOAD)
     until(lambda: bytes_on_disk(folder) > 0)
-    patience = "hub.POLICY = hub.dataclasses.replace(hub.POLICY, lock_notice=0.1)\n"
+    patience = "http.POLICY = http.dataclasses.replace(http.POLICY, lock_notice=0.1)\n"
     waiting = python(patience + DOWNLOAD)
     said = waiting.stderr.readline()
     assert f"waiting for another process that downloads {WEIGHTS} of {NAME}" in said
@@ -263,18 +270,27 @@ def test_a_lock_whose_owner_is_silent_is_passed_over(zoo, folder, contents, monk
     left = leave_a_part(zoo, folder)
     before = left.read_bytes()
     with open(left, "rb") as stream:  # the file lives on, whatever becomes of its name
-        path = cache.locks_of(folder) / f"{WEIGHTS}.lock"
+        path = cache.locks_of(folder, folder.parents[1]) / f"{WEIGHTS}.lock"
         with filelock.FileLock(path):
-            monkeypatch.setattr(hub, "POLICY", hub.Policy(2.0, 2.0, lock_silence=0.6))
+            monkeypatch.setattr(http, "POLICY", http.Policy(2.0, 2.0, lock_silence=0.6))
             model_zoo.download(NAME)
         assert stream.read() == before
     assert_right(folder, contents)
     assert zoo.bytes_sent == 12_000
 
 
+@pytest.mark.parametrize("locks", ["real", "granted to all"])
+def test_whether_a_lock_keeps_others_out_is_tried(locks, tmp_path, monkeypatch):
+    if locks != "real":
+        monkeypatch.setattr(filelock, "FileLock", filelock.FileLock)  # to be put back
+        exec(NO_LOCKS, {})
+    with disk.hold(tmp_path / "a.lock", lambda: 0, lambda: None, 1.0, 1.0) as alone:
+        assert alone == (locks == "real")
+
+
 def test_where_no_lock_can_be_made(zoo, folder, contents):
     leave_a_part(zoo, folder)
-    locks = cache.locks_of(folder)
+    locks = cache.locks_of(folder, folder.parents[1])
     for path in sorted(locks.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     locks.rmdir()
@@ -293,7 +309,7 @@ def test_a_part_that_another_process_took_and_published(zoo, folder, contents, m
         if self.destination.name == "model_state.pdparams":
             monkeypatch.setattr(part.Part, "digests", digests)
             record = cache.Record(WEIGHTS, self.size, found["sha256"], self.source)
-            cache.write_record(self.destination, record)
+            cache.write_record(folder, record)
             os.replace(self._path, self.destination)
         return found
 

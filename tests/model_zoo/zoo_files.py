@@ -50,8 +50,8 @@ def left_parts(folder):
 def python(code, *arguments, before=(), **options):
     """A process of its own, behind the command `before`, that runs `code` with a patient but quick policy."""
     head = (
-        "import sys, model_zoo\nfrom model_zoo import hub, lock, part\n"
-        "hub.POLICY = hub.Policy(5.0, 5.0, attempts=5, backoff=0.05, block=1 << 16)\n"
+        "import sys, model_zoo\nfrom model_zoo import http, part\n"
+        "http.POLICY = http.Policy(5.0, 5.0, attempts=5, backoff=0.05, block=1 << 16)\n"
     )
     return subprocess.Popen(
         [*before, sys.executable, "-c", head + code, *map(str, arguments)],

@@ -414,16 +414,16 @@ def _place(buffers: List[Buffer]) -> int:
     placed: List[List[Buffer]] = [[] for _ in range(1 + max((each.last for each in buffers), default=0))]  # by step
     total = 0
     for buffer in sorted(buffers, key=lambda each: -each.bytes):
-        times = range(buffer.first, buffer.last + 1)
-        others = {id(other): other for time in times for other in placed[time]}
+        steps = range(buffer.first, buffer.last + 1)
+        others = {id(other): other for step in steps for other in placed[step]}
         offset = 0
         for other in sorted(others.values(), key=lambda each: each.offset):
             if offset + buffer.bytes <= other.offset:
                 break
             offset = max(offset, -(-(other.offset + other.bytes) // _ALIGNMENT) * _ALIGNMENT)
         buffer.offset = offset
-        for time in times:
-            placed[time].append(buffer)
+        for step in steps:
+            placed[step].append(buffer)
         total = max(total, offset + buffer.bytes)
     return total
 

@@ -9,8 +9,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from model_zoo.formats.errors import FormatError, shorten
-from model_zoo.formats.zip_archive import Data
+from model_zoo.formats import MAX_DIMENSIONS, Data, FormatError, shorten
 
 # Bytes of an element. The types of less than a byte are missing: no weights of this library have them.
 ITEM_BYTES = {
@@ -22,7 +21,6 @@ ITEM_BYTES = {
 # Bytes. The format's own readers take 100 MB, of which Python would make a gigabyte; a thousand tensors have 0.1 MB.
 MAX_HEADER = 16 * 2**20
 MAX_DIGITS = 19
-MAX_DIMENSIONS = 32
 
 
 class Tensor(NamedTuple):

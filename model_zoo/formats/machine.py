@@ -1,9 +1,10 @@
-"""A pickle machine that can only build plain values and what an allow-list holds; it never calls what a file names.
+"""The one reader of pickles: it builds plain values and what the allow-list holds, and never calls what a file names.
 
 Pickle is a program for a small stack machine. This one follows the opcodes that weight files use, over a memory map:
-large byte strings become places in the file (`Span`), not objects. Names of classes and functions are looked up in
-the table `GLOBALS`, which holds our own inert stand-ins. Everything is iterative, each opcode does work bounded by
-the bytes it consumes, and their number is limited, so that no file can make it run long or deep.
+large byte strings become places in the file, not objects. Names of classes and functions are looked up in
+`names.GLOBALS`, which holds our own inert stand-ins. Everything is iterative, each opcode does work bounded by the
+bytes it consumes, their number is limited, and so is what the tensors hold together, so that no file can make it run
+long, deep or large. What it accepts does nothing but make data in `pickle.load`, too.
 
 Source: the opcode descriptions in CPython's `pickletools`.
 """
@@ -11,35 +12,42 @@ Source: the opcode descriptions in CPython's `pickletools`.
 from __future__ import annotations
 
 import codecs
-import mmap
 import pickle
-import pickletools
 import struct
-from typing import Any, Callable, Dict, List, Optional, Tuple, Type, Union
+from typing import Any, Callable
 
-from model_zoo.formats.pickle_names import MAX_STEPS
-from ppdiffusers.checkpoints.allowed import (
+from model_zoo.formats import Data, FormatError, Tools, shorten
+from model_zoo.formats.names import (
     MAX_ARGUMENTS,
+    TAKE_NAMES,
     Attributes,
+    Call,
+    Foreign,
     Function,
+    as_data,
+    as_state,
     find_global,
+    is_plain_key,
     make_tuple,
+    names_something,
     set_items,
 )
-from ppdiffusers.checkpoints.errors import FormatError
-from ppdiffusers.checkpoints.tensors import Span, TextBytes
 
+MAX_STEPS = 1_000_000  # opcodes; a model of a thousand tensors takes some 40,000
 MAX_NAME = 65536  # bytes; longer text can only be bytes written as text
 MAX_DIGITS = 64
+# What the tensors may hold together, as a multiple of the file, and bytes. Several may share their numbers.
+MAX_HELD, HELD_SLACK = 4, 1 << 20
 
 
 def load_pickle(
-    data: Union[mmap.mmap, bytes],
+    data: Data,
     start: int,
     stop: int,
-    persistent: Optional[Callable[[Any], Any]] = None,
-    machine: Optional[Type[Machine]] = None,
-) -> Tuple[Any, int]:
+    persistent: Callable[[Any], Any] | None = None,
+    machine: type[Machine] | None = None,
+    tools: Tools | None = None,
+) -> tuple[Any, int]:
     """The value of the pickle that begins at `data[start]`, and the place after its end.
 
     Args:
@@ -47,42 +55,43 @@ def load_pickle(
         start, stop: where it begins, and where it must have ended.
         persistent: turns a persistent id (torch's storages) into a value; None where the format has none.
         machine: a subclass with opcodes of its own.
+        tools: what places and tensors are made into.
 
     Raises:
         FormatError: something that is not allowed, or not a pickle. Damaged bytes may raise other exceptions too;
             nothing has been executed then either.
     """
-    running = (machine or Machine)(data, start, stop, persistent)
+    running = (machine or Machine)(data, start, stop, persistent, tools or Tools())
     return running.run(), running.position
 
 
 class Machine:
-    actions: Dict[bytes, Callable[[Any], None]]  # by opcode
+    actions: dict[int, Callable[[Any], None]]  # by opcode
 
-    def __init__(
-        self, data: Union[mmap.mmap, bytes], start: int, stop: int, persistent: Optional[Callable[[Any], Any]]
-    ):
+    def __init__(self, data: Data, start: int, stop: int, persistent: Callable[[Any], Any] | None, tools: Tools):
         self.data = data
         self.position = start
         self.stop = stop
         self.persistent = persistent
+        self.tools = tools
         self.steps = 0
-        self.stack: List[Any] = []
-        self.marked: List[List[Any]] = []  # the stacks below each mark
-        self.memo: Dict[int, Any] = {}
+        self.held = 0
+        self.stack: list[Any] = []
+        self.marked: list[list[Any]] = []  # the stacks below each mark
+        self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
         while True:
             self.spend(1)
             if self.position >= self.stop:
                 raise FormatError("ends early: in its pickle")
-            opcode = self.data[self.position : self.position + 1]
+            opcode = self.data[self.position]
             self.position += 1
-            if opcode == pickle.STOP:
-                return self.stack.pop()
+            if opcode == pickle.STOP[0]:
+                return as_data(self.stack.pop())
             action = self.actions.get(opcode)
             if action is None:
-                raise FormatError(_refusal(opcode))
+                raise FormatError(_refusal(bytes([opcode])))
             action(self)
 
     def spend(self, steps: int) -> None:
@@ -90,14 +99,20 @@ class Machine:
         if self.steps > MAX_STEPS:
             raise FormatError(f"holds a pickle of more than {MAX_STEPS} steps, far more than weights need")
 
+    def hold(self, size: int) -> None:
+        """Count the bytes of a tensor: one string of bytes may be handed to many."""
+        self.held += size
+        if self.held > MAX_HELD * len(self.data) + HELD_SLACK:
+            raise FormatError(f"holds tensors of more than {MAX_HELD} times its size")
+
     # Reading the program
 
-    def span(self, size: int) -> Span:
+    def span(self, size: int) -> Any:
         start = self.position
         if size < 0 or size > self.stop - start:
             raise FormatError(f"ends early: {size} bytes are announced where {self.stop - start} are left")
         self.position = start + size
-        return Span(self.data, start, self.position)
+        return self.tools.span(self.data, start, self.position)
 
     def take(self, size: int) -> bytes:
         span = self.span(size)
@@ -106,7 +121,7 @@ class Machine:
     def number(self, form: str) -> Any:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
-    def line_span(self, limit: Optional[int] = None) -> Span:
+    def line_span(self, limit: int | None = None) -> Any:
         stop = self.stop if limit is None else min(self.stop, self.position + limit + 1)
         end = self.data.find(b"\n", self.position, stop)
         if end < 0:
@@ -115,26 +130,48 @@ class Machine:
         self.position += 1
         return line
 
-    def line(self, limit: Optional[int] = None) -> bytes:
+    def line(self, limit: int | None = None) -> bytes:
         line = self.line_span(limit)
         return self.data[line.start : line.stop]
+
+    def chunk(self, raw: Any) -> Any:
+        """The data of a pickled array, in any of the forms in which pickles carry bytes."""
+        if type(raw) in (self.tools.span, self.tools.text):
+            return raw
+        if type(raw) is bytes:
+            return self.tools.span(raw, 0, len(raw))
+        if type(raw) is str:  # Python 2's str
+            return self.tools.text(raw)
+        raise FormatError(f"gives a {type(raw).__name__} as the data of an array")
+
+    def content(self, raw: Any) -> bytes:
+        """Few bytes, read."""
+        chunk = self.chunk(raw)
+        if chunk.size is None or chunk.size > MAX_DIGITS:
+            raise FormatError("gives a number or a code the data of an array")
+        return (
+            chunk.text.encode("latin-1") if type(chunk) is self.tools.text else chunk.source[chunk.start : chunk.stop]
+        )
 
     # The stack
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
-    def pop_mark(self) -> List[Any]:
+    def pop_mark(self) -> list[Any]:
         items = self.stack
         self.stack = self.marked.pop()
         return items
 
+    def make_tuple(self, items: list[Any]) -> None:
+        self.push((Call if any(map(names_something, items)) else tuple)(items))
+
     def pop_tuple(self, size: int) -> None:
         if len(self.stack) < size:
             raise FormatError("holds a damaged pickle: its stack is empty")
-        items = tuple(self.stack[-size:])
+        items = self.stack[-size:]
         del self.stack[-size:]
-        self.push(items)
+        self.make_tuple(items)
 
     # Opcodes that do more than push a value
 
@@ -164,7 +201,7 @@ class Machine:
 
     def text(self, size: int) -> None:
         if size > MAX_NAME:
-            self.push(TextBytes(self.span(size)))
+            self.push(self.tools.text(self.span(size)))
         else:
             self.push(self.take(size).decode("utf-8"))
 
@@ -172,7 +209,7 @@ class Machine:
         line = self.line_span()
         if line.size > MAX_NAME:
             line.release()  # looking for its end has read it
-            self.push(TextBytes(line, escaped=True))
+            self.push(self.tools.text(line, escaped=True))
         else:
             self.push(codecs.decode(self.data[line.start : line.stop], "raw-unicode-escape"))
 
@@ -190,20 +227,20 @@ class Machine:
     def integer_line(self) -> None:
         digits = self.line(MAX_DIGITS)
         booleans = {b"00": False, b"01": True}
-        self.push(booleans[digits] if digits in booleans else int(digits.rstrip(b"L")))
+        self.push(booleans[digits] if digits in booleans else int(digits.rstrip(b"L"), 0))
 
     def long(self, size: int) -> None:
         if size > MAX_DIGITS:
             raise FormatError(f"holds an integer of {size} bytes")
         self.push(int.from_bytes(self.take(size), "little", signed=True))
 
-    def append(self, items: List[Any]) -> None:
+    def append(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not list:
             raise FormatError(f"appends to a {type(target).__name__}")
-        target.extend(items)
+        target.extend(map(as_data, items))
 
-    def set_items(self, items: List[Any]) -> None:
+    def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict or len(items) % 2:
             raise FormatError(f"sets {len(items)} keys and values of a {type(target).__name__}")
@@ -213,6 +250,11 @@ class Machine:
         items = self.pop_mark()
         self.push({})
         self.set_items(items)
+
+    def make_list(self) -> None:
+        items = self.pop_mark()
+        self.push([])
+        self.append(items)
 
     def append_one(self) -> None:
         self.append([self.stack.pop()])
@@ -225,15 +267,23 @@ class Machine:
     def put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
+    def put_line(self) -> None:
+        self.put(_index(self.line(MAX_DIGITS)))
+
+    def get_line(self) -> None:
+        self.push(self.memo[_index(self.line(MAX_DIGITS))])
+
     def find(self, module: Any, name: Any) -> Any:
         return find_global(module, name)
 
     def call(self, function: Any, arguments: Any) -> Any:
-        if type(function) is not Function or type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+        if type(function) is not Function or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
             raise FormatError("calls what is no function, or with arguments that no function of weight files takes")
+        if type(arguments) is Call and function.build not in TAKE_NAMES:
+            raise FormatError("hands a function or class to a call that takes none; the file was not executed")
         # One list can be handed over many times: its length counts as work each time.
         self.spend(sum(len(argument) for argument in arguments if type(argument) is list))
-        return function(*arguments)
+        return function(self, *arguments)
 
     def global_line(self) -> None:
         module = self.line(MAX_NAME).decode("utf-8")
@@ -263,8 +313,10 @@ class Machine:
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Attributes):
-            target.set_state(state)
-        elif type(target) is not dict:  # a dict's are the attributes of an OrderedDict, which mean nothing here
+            target.set_state(self, state)
+        elif type(target) is dict:  # the attributes of an OrderedDict, which mean nothing here
+            as_state(state)
+        else:
             raise FormatError(f"sets the state of a {type(target).__name__}")
 
     def persistent_id(self) -> None:
@@ -273,14 +325,23 @@ class Machine:
         self.push(self.persistent(self.stack.pop()))
 
 
+def _index(digits: bytes) -> int:
+    """A place in the memory."""
+    if not digits.isdigit():  # other spellings are read by some and not by others
+        raise FormatError("has a place in its memory that is no plain number")
+    return int(digits)
+
+
 def _refusal(opcode: bytes) -> str:
+    import pickletools  # only a refusal names an opcode
+
     for known in pickletools.opcodes:
         if known.code == opcode.decode("latin-1"):
             return f"uses the pickle opcode {known.name}, which weight files do not need"
     return f"is no weight file, or a damaged one: {opcode!r} is no step of a pickle"
 
 
-Machine.actions = {
+_ACTIONS: dict[bytes, Callable[[Any], Any]] = {
     pickle.PROTO: Machine.protocol,
     pickle.FRAME: Machine.frame,
     # plain values
@@ -313,12 +374,12 @@ Machine.actions = {
     pickle.POP_MARK: Machine.pop_to_mark,
     pickle.DUP: lambda m: m.push(m.stack[-1]),
     pickle.EMPTY_TUPLE: lambda m: m.push(()),
-    pickle.TUPLE: lambda m: m.push(tuple(m.pop_mark())),
+    pickle.TUPLE: lambda m: m.make_tuple(m.pop_mark()),
     pickle.TUPLE1: lambda m: m.pop_tuple(1),
     pickle.TUPLE2: lambda m: m.pop_tuple(2),
     pickle.TUPLE3: lambda m: m.pop_tuple(3),
     pickle.EMPTY_LIST: lambda m: m.push([]),
-    pickle.LIST: lambda m: m.push(m.pop_mark()),
+    pickle.LIST: Machine.make_list,
     pickle.APPEND: Machine.append_one,
     pickle.APPENDS: lambda m: m.append(m.pop_mark()),
     pickle.EMPTY_DICT: lambda m: m.push({}),
@@ -326,11 +387,11 @@ Machine.actions = {
     pickle.SETITEM: Machine.set_item,
     pickle.SETITEMS: lambda m: m.set_items(m.pop_mark()),
     # memory
-    pickle.PUT: lambda m: m.put(int(m.line(MAX_DIGITS))),
+    pickle.PUT: Machine.put_line,
     pickle.BINPUT: lambda m: m.put(m.number("<B")),
     pickle.LONG_BINPUT: lambda m: m.put(m.number("<I")),
     pickle.MEMOIZE: lambda m: m.put(len(m.memo)),
-    pickle.GET: lambda m: m.push(m.memo[int(m.line(MAX_DIGITS))]),
+    pickle.GET: Machine.get_line,
     pickle.BINGET: lambda m: m.push(m.memo[m.number("<B")]),
     pickle.LONG_BINGET: lambda m: m.push(m.memo[m.number("<I")]),
     # names and what is made of them
@@ -342,3 +403,99 @@ Machine.actions = {
     pickle.BUILD: Machine.build,
     pickle.BINPERSID: Machine.persistent_id,
 }
+Machine.actions = {opcode[0]: action for opcode, action in _ACTIONS.items()}
+
+
+class SkippingMachine(Machine):
+    """Goes on past what is not allowed, and runs as little of it.
+
+    So it reads the rest of a training checkpoint (callbacks, hyper-parameters, optimisers) as `Foreign`s, and tells
+    what a refused file would have run: `seen` is called with each name and each call.
+    """
+
+    def seen(self, what: str, arguments: Any = None) -> None:
+        """A name that is not allowed, or a call of what it stands for."""
+
+    def find(self, module: Any, name: Any) -> Any:
+        found = _or_foreign(super().find, module, name)
+        if type(found) is Foreign:
+            found.name = f"{shorten(module)}.{shorten(name)}"
+            self.seen(found.name)
+        return found
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        if type(function) is Foreign:
+            self.seen(function.name, arguments)
+            return Foreign(function.fault, shorten(f"{function.name}(...)"))
+        return _or_foreign(super().call, function, arguments)
+
+    def append(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not Foreign:
+            super().append([_passed_over(item) for item in items])
+        else:
+            self.seen(f"{self.stack[-1].name}.append", tuple(items))
+
+    def set_items(self, items: list[Any]) -> None:
+        """Without the items whose keys are not plain, such as the classes that Lightning keeps callbacks under."""
+        if type(self.stack[-1]) is not Foreign:
+            pairs = zip(items[::2], items[1::2])
+            kept = [part for key, value in pairs if is_plain_key(key) for part in (key, _passed_over(value))]
+            super().set_items(kept + items[len(items) // 2 * 2 :])
+        else:
+            self.seen(f"{self.stack[-1].name}.__setitem__", tuple(items))
+
+    def build(self) -> None:
+        if type(self.stack[-2]) is Foreign:
+            self.seen(f"{self.stack[-2].name}.__setstate__", (self.stack.pop(),))
+        else:
+            _or_foreign(super().build)
+
+    def persistent_id(self) -> None:
+        if self.persistent is None:
+            super().persistent_id()  # raises
+        else:
+            self.push(_or_foreign(self.persistent, self.stack.pop()))
+
+    def call_with_keywords(self) -> None:
+        self.stack.pop()
+        self.reduce()
+
+    def call_marked(self) -> None:
+        """OBJ: class and arguments are what lies above the mark."""
+        items = self.pop_mark()
+        self.push(self.call(items[0], tuple(items[1:])))
+
+    def instance(self) -> None:
+        """INST: the class is named in the opcode, its arguments are what lies above the mark."""
+        arguments = tuple(self.pop_mark())
+        self.global_line()
+        self.push(self.call(self.stack.pop(), arguments))
+
+    def frozen_set(self) -> None:
+        self.pop_mark()
+        self.push(Foreign("holds a set"))
+
+
+def _passed_over(value: Any) -> Any:
+    return Foreign("keeps a function or class among its data") if names_something(value) else value
+
+
+def _or_foreign(action: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return action(*arguments)
+    except FormatError as error:
+        return Foreign(str(error))
+
+
+_SKIPPING: dict[bytes, Callable[[Any], Any]] = {
+    pickle.BUILD: SkippingMachine.build,
+    pickle.BINPERSID: SkippingMachine.persistent_id,
+    pickle.NEWOBJ: SkippingMachine.reduce,
+    pickle.NEWOBJ_EX: SkippingMachine.call_with_keywords,
+    pickle.OBJ: SkippingMachine.call_marked,
+    pickle.INST: SkippingMachine.instance,
+    pickle.EMPTY_SET: lambda m: m.push(Foreign("holds a set")),
+    pickle.ADDITEMS: lambda m: m.append(m.pop_mark()),
+    pickle.FROZENSET: SkippingMachine.frozen_set,
+}
+SkippingMachine.actions = {**Machine.actions, **{opcode[0]: action for opcode, action in _SKIPPING.items()}}
