@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 from exported_folders import CALL, PICTURE, agree, change, manifest
+from small_models import tiny_pipeline
 
 from ppdiffusers import (
     BertTokenizer,
@@ -83,7 +84,7 @@ def test_every_weight_is_there_once_and_most_layers_are_never_built(eager, folde
 
 
 @pytest.fixture(scope="module")
-def small(eager):
+def small():
     """Parts of pipelines that attend to a condition."""
     paddle.seed(0)
     models = {
@@ -101,7 +102,7 @@ def small(eager):
     }  # fmt: skip
     for model in models.values():
         model.eval()
-    return {**models, "vqvae": eager.vqvae, "scheduler": DDIMScheduler(clip_sample=False)}
+    return {**models, "vqvae": tiny_pipeline().vqvae, "scheduler": DDIMScheduler(clip_sample=False)}
 
 
 def test_text_to_image(small, tmp_path):
@@ -138,12 +139,15 @@ class Letters:
         return {"input_ids": [(row + [0] * max_length)[:max_length] for row in rows]}
 
 
-def test_exporting_a_compiled_pipeline_leaves_it_compiled(folder, tmp_path):
-    pipeline = LDMSuperResolutionPipeline.from_pretrained(EMBEDDED, engine="inference", precision="fp32")
-    pipeline(PICTURE, **CALL)
+def test_exporting_a_compiled_pipeline_leaves_it_compiled(tmp_path):
+    pipeline = tiny_pipeline().compile("inference", "fp32")
+    pipeline.unet.train()  # programs are of the other mode
+    wanted = pipeline(PICTURE, **CALL).images
     pipeline.export(tmp_path / "exported", "fp32")
-    assert manifest(tmp_path / "exported")["files"].keys() == manifest(folder)["files"].keys()
-    assert pipeline._compiled["unet"].describe() == {"network": "Paddle Inference (fp32)"}
+    assert pipeline._compiled["unet"].describe() == {"network": "Paddle Inference (fp32)"} and pipeline.unet.training
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "exported", engine="inference")
+    assert agree(loaded(PICTURE, **CALL).images, wanted)
+    assert np.array_equal(pipeline(PICTURE, **CALL).images, wanted)
 
 
 def test_engines_can_be_changed_but_there_are_no_layers(folder, tmp_path):
@@ -216,10 +220,10 @@ def test_a_way_that_is_wrong_gives_way_to_the_next(folder, monkeypatch, caplog):
     assert parts(pipeline.unet)[0].setup.precision == "fp32" and "is wrong by" in caplog.text
 
 
-def test_nothing_is_left_of_an_export_that_fails(eager, tmp_path, monkeypatch):
+def test_nothing_is_left_of_an_export_that_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(engines_module, "relative_error", lambda *_: (1.0, 1.0))
     with pytest.raises(ExportError, match="is wrong by 1"):
-        eager.export(tmp_path / "exported")
+        tiny_pipeline().export(tmp_path / "exported")
     assert not list(tmp_path.iterdir())
 
 
@@ -235,14 +239,15 @@ def test_what_cannot_be_exported(eager, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_an_exported_folder_is_replaced(eager, copy, tmp_path):
+def test_only_an_exported_folder_is_replaced(copy, tmp_path):
+    pipeline = tiny_pipeline()
     with pytest.raises(ExportError, match="exists; name another folder, or replace it"):
-        eager.export(copy)
+        pipeline.export(copy)
     (tmp_path / "photos").mkdir()
     with pytest.raises(ExportError, match="is no exported pipeline, and is not replaced"):
-        eager.export(tmp_path / "photos", force=True)
+        pipeline.export(tmp_path / "photos", force=True)
     (copy / "unet" / "network.json").unlink()
-    eager.export(copy, force=True)
+    pipeline.export(copy, force=True)
     Exported(copy).verify()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["copy", "photos"]
 

@@ -134,6 +134,13 @@ def test_a_refused_size_keeps_the_guard_and_the_engine(eager, folder, tmp_path, 
     assert either.unet._parts["_network"].setup.engine == "onednn"
 
 
+def test_nothing_is_written_of_a_pipeline_that_has_layers_in_part(eager, folder, tmp_path):
+    pipeline = DiffusionPipeline.from_pretrained(folder, vqvae=eager.vqvae)
+    with pytest.raises(ExportError, match="has programs and no layers"):
+        pipeline.save_pretrained(tmp_path / "saved")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_an_exported_model_lacks_raises_and_what_it_has_does_not(folder):
     unet = DiffusionPipeline.from_pretrained(folder).unet
     assert isinstance(unet, UNet2DModel) and unet.config.in_channels == 6 and not unet.training

@@ -2,12 +2,14 @@
 
 import copy
 import itertools
+import os
+import signal
 import threading
 
 import numpy as np
 import paddle
 import pytest
-from small_models import build, compile_from, image, latents, picture, tiny_pipeline
+from small_models import compile_from, image, latents, picture, tiny_pipeline, tiny_unet
 
 from ppdiffusers import (
     DDIMScheduler,
@@ -56,14 +58,14 @@ def alike(found, wanted):
     return len(found) == len(wanted) and all(map(np.array_equal, found, wanted))
 
 
-def several(pipeline, i, calls=4):
+def several(pipeline, i, calls=3):
     """Calls with other steps, seeds, sizes and etas for every thread and turn."""
     found = []
     for turn in range(calls):
         number = 10 * i + turn
         output = "np" if turn == 1 else "latent"
         eta = float(turn % 2) if isinstance(pipeline.scheduler, DDIMScheduler) else 0.0
-        call = {"steps": 2 + number % 5, "generator": number, "eta": eta, "output_type": output}
+        call = {"steps": 2 + number % 4, "generator": number, "eta": eta, "output_type": output}
         found.append(latents(pipeline, SIZES[number % len(SIZES)], **call))
     return found
 
@@ -93,7 +95,7 @@ def test_threads_share_the_models_of_pipelines_with_other_schedulers(engine):
     assert len({each[0].tobytes() for each in wanted}) == 4
 
 
-@pytest.mark.parametrize("engine", ["eager", "auto", "inference"])
+@pytest.mark.parametrize("engine", ["auto", "inference"])
 def test_a_model_is_saved_copied_and_looked_at_meanwhile(engine, tmp_path):
     serial, pipeline = tiny_pipeline().compile(engine), tiny_pipeline().compile(engine)
     wanted = [several(serial, i) for i in range(6)]
@@ -125,13 +127,13 @@ def test_a_model_is_saved_copied_and_looked_at_meanwhile(engine, tmp_path):
     assert alike(several(loaded, 3), wanted[3])
 
 
-@pytest.mark.parametrize("engine", ["eager", "auto", "inference"])
+@pytest.mark.parametrize("engine", ["eager", "auto"])
 def test_streams_go_on_in_turns(engine):
     pipeline = tiny_pipeline(PNDMScheduler(num_train_timesteps=100)).compile(engine)
 
     def call(i):
         size = SIZES[i % len(SIZES)]
-        return {"image": picture(*size), "num_inference_steps": 4 + i % 5, "generator": i, "output_type": "latent"}
+        return {"image": picture(*size), "num_inference_steps": 4 + i % 3, "generator": i, "output_type": "latent"}
 
     def begin(i):  # every third with features that serve several steps
         (pipeline.enable_deep_cache if i % 3 == 0 else pipeline.disable_deep_cache)()
@@ -165,15 +167,45 @@ def test_streams_go_on_in_turns(engine):
 
 @pytest.mark.parametrize("engine", ["onednn", "inference"])
 def test_threads_share_a_compiled_model(engine):
-    model = build("unet")
-    runs = compile_model(model, engine, "fp32")
+    runs = compile_model(tiny_unet(), engine, "fp32")
 
-    def work(i):
+    def work(i):  # more sizes than an engine keeps plans of
         with paddle.no_grad():
-            return [runs(image(3, 1, 8 + 2 * (i % 4), 8, seed=turn), 7)[0].numpy() for turn in range(4)]
+            return [runs(image(6, 1, 8 + i % 5, 8, seed=turn), 7)[0].numpy() for turn in range(3)]
 
     found = in_threads(work)
     assert all(alike(found[i], work(i)) for i in range(8)) and "layers" not in runs.describe()["network"]
+
+
+@pytest.mark.parametrize("engine", ["onednn", "inference"])
+def test_threads_that_come_after_others_have_ended(engine):
+    runs, x = compile_model(tiny_unet(), engine, "fp32"), image(6)
+
+    def work(_):
+        with paddle.no_grad():
+            return runs(x, 7)[0].numpy(), runs.describe()["network"]
+
+    results = [in_threads(work, 1)[0] for _ in range(8)]  # the system gives them the same identities
+    assert all(np.array_equal(result, results[0][0]) and way == results[0][1] for result, way in results)
+    assert "layers" not in results[0][1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.parametrize("engine", ["onednn", "inference"])
+def test_a_forked_process_computes_too(engine):
+    runs, x = compile_model(tiny_unet(), engine, "fp32"), image(6)
+    with paddle.no_grad():
+        wanted = runs(x, 7)[0].numpy()
+        child = os.fork()
+        if child == 0:
+            same = False
+            try:
+                signal.alarm(60)  # rather than to hang
+                same = np.array_equal(runs(x, 7)[0].numpy(), wanted)
+            finally:
+                os._exit(0 if same else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert np.array_equal(runs(x, 7)[0].numpy(), wanted)
 
 
 # The same call gives the same bits, whatever ran before it
