@@ -21,6 +21,7 @@ from ppdiffusers.inference.engines import (
     Setup,
     example_arrays,
     last_line,
+    on_tensors,
     setups,
     start_inference,
 )
@@ -134,15 +135,13 @@ class CompiledPart:
         moment = self.owner._now()
         try:
             runner = moment.runner(self.part)
-            results = runner(
-                {name: value.astype(each[1]).numpy() for (name, each), value in zip(self.part.inputs.items(), tensors)}
-            )
+            results = on_tensors(runner, self.part.inputs, tensors)
         except NoEngine as error:
             self.setup, self.reason = None, str(error)
             use_threads()
             return runs_in_half(self.part.function)(self.owner.model, *tensors)
         self.setup, self.reason, self.seconds = runner.setup, None, runner.seconds
-        return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
+        return results
 
 
 class _Moment:
@@ -264,8 +263,9 @@ class Worth(NamedTuple):
     a_weight: float
 
 
-# Measured with the embedded model and with the published super-resolution model, on two cores with and without bf16.
-# Paddle's own convolutions are some three times as slow in a U-Net, and twice in an autoencoder on its large maps.
+# Measured with the embedded model on two cores, in bfloat16 and in float32; `a_weight` follows from what the published
+# super-resolution model takes to start. Paddle's own convolutions are some three times as slow in a U-Net, and twice in
+# an autoencoder on its large maps.
 _CODER = Worth(3e9, 150)
 WORTH_COMPILING = {
     "_network": Worth(1.2e10, 350),

@@ -12,7 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -253,6 +253,15 @@ class Runner:
                 self._engines[setup] = engine
             else:
                 self._problems[setup] = f"is wrong by {worst:.1g} in {setup}, which is not used"
+
+
+def on_tensors(run: Callable[[Dict[str, np.ndarray]], Arrays], inputs: Inputs, tensors: Sequence[Any]) -> Any:
+    """What `run` makes of paddle's tensors, given in the order of `inputs`, as tensors."""
+    import paddle
+
+    given = zip(inputs.items(), tensors)
+    results = run({name: tensor.astype(dtype).numpy() for (name, (_, dtype)), tensor in given})
+    return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
 
 
 def example_arrays(inputs: Inputs, levels: int) -> Dict[str, np.ndarray]:

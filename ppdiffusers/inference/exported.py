@@ -24,6 +24,7 @@ from ppdiffusers.inference.engines import (
     Runner,
     Setup,
     has_bfloat16,
+    on_tensors,
     setups,
     start_inference,
 )
@@ -270,9 +271,7 @@ class ExportedPart:
             ExportError: no engine computes what the layers computed.
         """
         with paddle.no_grad():
-            given = zip(self.part.inputs.items(), tensors)
-            results = self.run({name: value.astype(dtype).numpy() for (name, (_, dtype)), value in given})
-        return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
+            return on_tensors(self.run, self.part.inputs, tensors)
 
     def run(self, arrays: Optional[Dict[str, np.ndarray]] = None) -> Any:
         """What the program makes of `arrays`, or of the example."""

@@ -295,10 +295,10 @@ class DiffusionPipeline:
         from ppdiffusers.inference import compile_model, worth_compiling
 
         component = self.components[name]
-        engine, on_gpu = self._engine[0], self._engine[2:3] not in ((), ("cpu",))
+        engine, _, device, _ = self._engine
         if engine == "eager" or hasattr(component, "with_engine"):
             return component
-        if engine == "auto" and not on_gpu and not worth_compiling(component, method, shape, times):
+        if engine == "auto" and device == "cpu" and not worth_compiling(component, method, shape, times):
             return component
         compiled = self._compiled.get(name)
         if compiled is None or compiled.model is not component:  # two threads may make one each; both are right
