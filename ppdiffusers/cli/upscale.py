@@ -62,8 +62,8 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument("--consistency", type=whole(0, 100), metavar="N", help="rounds that bring the result to the "
                        "colours of the input (default: 3; 0: as it was decoded)")  # fmt: skip
-    group.add_argument("--tile", type=whole(0), metavar="N", help="the most pixels of the result along a side of a window; "
-                       "by itself chosen by memory, and 0 computes every picture at once")  # fmt: skip
+    group.add_argument("--tile", type=whole(0, 1 << 20), metavar="N", help="the most pixels of the result along a side "
+                       "of a window; chosen by memory if not given, and 0 computes every picture at once")  # fmt: skip
     group.add_argument("--seed", type=int, metavar="N", help="fixes the results; drawn and printed when not given")
     engine.add_options(group)
     parser.set_defaults(run=run)

@@ -20,7 +20,7 @@ from ppdiffusers.pipelines.tiling import OVERLAP, Blend, Windows, patches, windo
 from ppdiffusers.random import randn_tensor
 
 AUTOMATIC = object()
-_PATCH, _MARGIN, _PATCHES = 32, 8, 36  # what the decoder's norms see of a large map: latents a side, and how many
+_PATCH, _MARGIN = 48, 12  # latents a side that the decoder's norms see of a large map at each of many places
 _AT_ONCE = 1 << 29  # bytes of maps, with as much as the models themselves take
 _UNET_MAPS, _DECODER_MAPS = 9, 7  # of the outermost width, that are alive at the same time
 
@@ -147,7 +147,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     def _cut(self, name: str, shape: Sequence[int], latents: float) -> Optional[Windows]:
         overlap, multiple = (OVERLAP, self._unet_multiple) if name == "unet" else (OVERLAP // 2, 1)
         height, width = shape[2:]
-        return windows_of(height, width, max(latents, self._least_window**2), overlap, max(multiple, 8))
+        return windows_of(height, width, max(latents, self._least_window**2), overlap, multiple)
 
     def _bytes_a_latent(self, name: str) -> float:
         """That the network's maps take at once in float32, about: measured on the plans of oneDNN."""
@@ -174,9 +174,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         Only those of an `AutoencoderKL` are divided by its `scaling_factor`: a `VQModel` was trained on unscaled
         ones, and the factor that diffusers puts into its config by default would drive them out of its codebook.
         """
-        with memory_for(latents, self.vae_scale_factor):
-            bands = list(self._decoded(latents))
-            return bands[0] if len(bands) == 1 else np.concatenate(bands, axis=1)
+        bands = list(self._decoded(latents))
+        return bands[0] if len(bands) == 1 else np.concatenate(bands, axis=1)
 
     @paddle.no_grad()
     def _decoded(self, latents: paddle.Tensor) -> Iterator[np.ndarray]:
@@ -194,7 +193,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             except MemoryError:
                 windows = self._smaller_windows("vqvae", latents.shape, windows)
                 if done or windows is None:
-                    raise
+                    with memory_for(latents, self.vae_scale_factor):
+                        raise
 
     def _decoded_by(self, windows: Optional[Windows], latents: paddle.Tensor) -> Iterator[paddle.Tensor]:
         if windows is None:
@@ -209,7 +209,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
 
         statistics = SampledStatistics(_MARGIN / _PATCH)
         with statistics.sampling():
-            decode(patches(quantized, _PATCH, _PATCHES))
+            count = int(min(36, max(4, 1.5 * prod(windows.shape) / _PATCH**2)))  # in about a window's memory
+            decode(patches(quantized, _PATCH, count))
         yield from Blend(windows, statistics).bands(lambda window, number: decode(window.of(quantized)))
 
 

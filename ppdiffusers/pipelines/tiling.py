@@ -66,7 +66,7 @@ def spans(length: int, most: int, overlap: int, multiple: int = 1) -> List[Span]
     """
     if length <= most:
         return [Span(0, length, 0, 0)]
-    overlap = min(overlap, most - multiple)
+    overlap = min(overlap, most // 3)
     count = -(-(length - overlap) // (most - overlap))
     while True:
         size = min(most, -(-(length + (count - 1) * overlap) // (count * multiple)) * multiple)
