@@ -23,8 +23,6 @@ import errno
 import json
 import os
 import re
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +31,7 @@ from typing import Any, NamedTuple
 
 from model_zoo import digests, settings
 from model_zoo.digests import Source
-from model_zoo.disk import make_folder, reading, sync_folder, write_text, writing
+from model_zoo.disk import make_folder, reading, remove_tree, sync_folder, token, write_text, writing
 from model_zoo.errors import CacheError, ManifestError, UnknownModelError
 from model_zoo.manifest import File, Model, is_name
 from model_zoo.registry import find
@@ -375,12 +373,12 @@ def locate(name: str, cache_dir: PathLike | None = None) -> Cached:
 @contextlib.contextmanager
 def staging(home: Path) -> Iterator[Path]:
     """A new folder on the cache's volume; gone afterwards, unless `publish` has moved it."""
-    folder = home / f"{STAGING}{secrets.token_hex(8)}"
+    folder = home / f"{STAGING}{token()}"
     make_folder(folder)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
 
 
 def publish(stage: Path, model: Model, home: Path) -> Path:
@@ -450,12 +448,12 @@ def _look(place: str, folder: Path) -> Cached:
 
 def _discard(folder: Path, home: Path) -> None:
     """Take a model's folder away by one rename, then delete it at leisure."""
-    trash = home / f"{TRASH}{secrets.token_hex(8)}"
+    trash = home / f"{TRASH}{token()}"
     try:
         os.rename(folder, trash)
     except OSError as error:
         raise CacheError(f"cannot remove {folder}: {error.strerror or error}; nothing was removed") from error
-    shutil.rmtree(trash, ignore_errors=True)
+    remove_tree(trash)
 
 
 def _sweep(home: Path, dry_run: bool) -> int:
@@ -467,5 +465,5 @@ def _sweep(home: Path, dry_run: bool) -> int:
             if (path.name.startswith(TRASH) or abandoned) and not path.is_symlink():
                 size += _look(path.name, path).size
                 if not dry_run:
-                    shutil.rmtree(path, ignore_errors=True)
+                    remove_tree(path)
     return size

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import threading
 import time
@@ -65,7 +64,7 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    part = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}.tmp")
+    part = path.with_name(f".{path.name.lstrip('.')}.{token()}.tmp")
     try:
         with open(part, "x", encoding="utf-8") as stream:
             stream.write(text)
@@ -80,6 +79,11 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def token() -> str:
+    """Eight hexadecimal digits that nobody else has."""
+    return os.urandom(4).hex()
 
 
 def sync(descriptor: int) -> None:
@@ -122,6 +126,13 @@ def check_space(folder: Path, need: int, spare: int = SPARE) -> None:
         )
 
 
+def remove_tree(folder: Path) -> None:
+    """Delete a folder with all that it holds, as far as that can be done."""
+    import shutil  # loads every kind of compression
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 # Shared caches
 
 
@@ -137,7 +148,7 @@ def make_folder(folder: Path) -> None:
             if not _is_shared(place.parent):
                 place.mkdir(exist_ok=True)
                 continue
-            new = place.with_name(f".{secrets.token_hex(8)}.new")  # has its permissions before anybody finds it
+            new = place.with_name(f".{token()}.new")  # has its permissions before anybody finds it
             new.mkdir()
             try:
                 share(new)

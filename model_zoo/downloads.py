@@ -22,7 +22,6 @@ from model_zoo.errors import (
     public,
 )
 from model_zoo.manifest import File, Model
-from model_zoo.part import bytes_left
 from model_zoo.registry import find, local_folder
 from model_zoo.settings import PathLike
 
@@ -109,6 +108,8 @@ def download(
 def plan(name: str, **options: Any) -> tuple[Model, Path, list[tuple[File, int]]]:
     """What `download` with the same arguments would fetch: the model, its folder, and files with their known bytes
     that are still to come."""
+    from model_zoo.part import bytes_left  # only this needs it
+
     model = find(name, revision=options.get("revision"))
     local = local_folder(model)
     if local is not None and not options.get("local_dir"):

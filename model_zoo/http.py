@@ -82,6 +82,7 @@ class Answer:
         self.status = response.status
         self.headers = response.headers
         self.said = scrub(f"HTTP {response.status} {(response.reason or '')[:100]}".rstrip())
+        self.encoding = self.header("Content-Encoding").strip().lower().replace("identity", "")
         self._response = response
 
     def header(self, name: str) -> str:

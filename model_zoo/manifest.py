@@ -7,6 +7,7 @@ passed over; a `schema` above its own has it pass over the whole manifest.
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import json
 import re
@@ -130,7 +131,7 @@ class Model:
     remote: str = ""
 
     def __post_init__(self) -> None:
-        for name in (self.name, *self.aliases):
+        for name in self.names:
             if not is_name(name):
                 raise ManifestError(f"model name {_short(name)} is refused: give owner/name of letters, digits and ._-")
         for key in ("task", "pipeline", "licence", "origin", "paper", "description", "note"):
@@ -156,6 +157,18 @@ class Model:
         object.__setattr__(self, "place", self.place or self.name)
         object.__setattr__(self, "remote", self.remote or self.name)
 
+    def placed(self, **fields: Any) -> Model:
+        """The same with fields that need no check any more: thousands of entries are read at once."""
+        model = copy.copy(self)
+        for key, value in fields.items():
+            object.__setattr__(model, key, value)
+        return model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and the aliases."""
+        return self.name, *self.aliases
+
     @property
     def nominal_size(self) -> int | None:
         """Bytes of all files whose size is known, exactly or not; None if none is."""
@@ -178,7 +191,7 @@ class Model:
             known = ", ".join(sorted(self.revisions)) or "there are none"
             raise ManifestError(f"{self.name} has no revision {_short(revision)}; known: {known}")
         place, remote = f"{self.place}@{revision}", f"{self.remote}@{revision}"
-        return dataclasses.replace(self, files=self.revisions[revision], folder=None, place=place, remote=remote)
+        return self.placed(files=self.revisions[revision], folder=None, place=place, remote=remote)
 
 
 _OURS = ("folder", "registry", "file", "place", "remote")
@@ -242,7 +255,7 @@ def read_manifest(file: Path, builtin: bool = False) -> Model:
     name = "/".join(file.parent.parts[-2:]) if builtin else f"{file.parent.name}/{file.stem}"
     values = read_json(file)
     try:
-        model = dataclasses.replace(parse(values), folder=folder, file=file)
+        model = parse(values).placed(folder=folder, file=file)
         if model.name != name:
             raise ManifestError(f"name is {model.name!r}; the place of the file says {name!r}")
     except ManifestError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 import warnings
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from model_zoo import cache
-from model_zoo.disk import write_text
+from model_zoo.disk import remove_tree, token, write_text
 from model_zoo.errors import CacheError, ManifestError, SourceError
 from model_zoo.formats.scan import complaint
 from model_zoo.manifest import BUILTIN_MANIFEST, MANIFESTS, SCHEMA, parse, read_json, read_manifest
@@ -159,7 +158,7 @@ def publish(folder: PathLike, manifest: dict[str, Any], zoo: PathLike) -> Path:
     place = target / manifest["name"]
     if root in (place, *place.parents) or place in root.parents:
         raise SourceError(f"{root} and {place} lie in one another; choose another output folder with -o")
-    stage, older = (target / f".{kind}-{secrets.token_hex(8)}" for kind in ("staging", "older"))
+    stage, older = (target / f".{kind}-{token()}" for kind in ("staging", "older"))
     try:
         for file in manifest["files"]:
             copy = stage / file["path"]
@@ -189,8 +188,8 @@ def publish(folder: PathLike, manifest: dict[str, Any], zoo: PathLike) -> Path:
     except OSError as error:
         raise CacheError(f"cannot write to {target}: {error}; free or repair that place, or choose another") from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    shutil.rmtree(older, ignore_errors=True)
+        remove_tree(stage)
+    remove_tree(older)
     return target / INDEX
 
 

@@ -351,9 +351,8 @@ class _Transfer:
             raise self._failure(f"does not exist ({answer.said})")
         if code not in (200, 206):
             raise self._failure(f"was refused ({answer.said})")
-        encoding = answer.header("Content-Encoding").strip().lower()
-        if encoding not in ("", "identity"):
-            raise self._failure(f"was sent as {scrub(encoding)[:100]} although the plain file was asked for")
+        if answer.encoding:
+            raise self._failure(f"was sent as {scrub(answer.encoding)[:100]} although the plain file was asked for")
         kind = answer.header("Content-Type").strip().lower()
         if kind.startswith("multipart/byteranges"):
             part.restart()

@@ -73,7 +73,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("transfer.py", "same = part.source.agrees(source) and", "same =", ODD),
     ("transfer.py", "if part.size + len(block) > limit:", "if False:", ODD + " " + Z + "mirrors.py"),
     ("transfer.py", 'if self.sha256 is None and kind.startswith("text/html")', "if False", Z + "mirrors.py"),
-    ("transfer.py", "if encoding not in (\"\", \"identity\"):", "if False:", ODD),
+    ("transfer.py", "if answer.encoding:", "if False:", ODD),
     ("transfer.py", "got_on = part.size > best + ", "got_on = True or part.size > best + ", ODD),
     ("transfer.py", "if elapsed > policy.read_timeout and part.size - first", "if False and part.size - first", ODD),
     ("transfer.py", "return self.file.wrong_size(part.size) or part.complaint()", "return part.complaint()", ODD),
@@ -100,7 +100,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("manifest.py", "if len(items) > MOST_FILES:", "if False:", Z + "places.py"),
     ("registry.py", "if len(body) > LARGEST:", "if False:", Z + "places.py"),
     ("registry.py", "thread.join(max(0.0, until - time.monotonic()))", "thread.join()", Z + "places.py"),
-    ("registry.py", "and not _hidden(model, layers[:index], layer)", "", Z + "places.py"),
+    ("registry.py", "and _rival(model, layers[:index], layer)[0] is None", "", Z + "places.py"),
+    ("registry.py", "            elif not by_name:", "            elif False:", Z + "places.py"),
+    ("registry.py", "replaced = other.override and not layer.override", "replaced = False", Z + "places.py"),
     ("registry.py", 'if self.url.startswith("https:") and any(', "if any(() for _ in ()) and any(", Z + "places.py"),
 ]  # fmt: skip
 

@@ -129,7 +129,7 @@ def test_a_removal_that_is_killed_leaves_no_half(put, home, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache.shutil, "rmtree", killed)
+    monkeypatch.setattr(cache, "remove_tree", killed)
     with pytest.raises(KeyboardInterrupt):
         model_zoo.remove(NAME)
     assert not folder.exists() and model_zoo.cached() == []
