@@ -12,6 +12,7 @@ import pytest
 from model_zoo import http, registry
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parents[1] / "scripts"))  # the drills are tests, too
 
 
 def _load(file):
@@ -109,6 +110,14 @@ def manifest(contents):
             {"path": "unet/model_state.pdparams", "approximate_size": 20_300},
         ],
     }
+
+
+@pytest.fixture
+def shared(zoo, catalogue_of, tmp_path, monkeypatch):
+    """The server, with the small model in a registry that other processes see."""
+    monkeypatch.setenv("MODEL_ZOO_REGISTRY", str(catalogue_of()))
+    monkeypatch.setattr(registry, "COMMUNITY", tmp_path / "nothing")
+    return zoo
 
 
 @pytest.fixture

@@ -11,18 +11,10 @@ import pytest
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in, left_parts, python
 
 import model_zoo
-from model_zoo import disk, part, registry
+from model_zoo import disk, part
 
 DOWNLOAD = f"print(model_zoo.download({NAME!r}))"
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX")
-
-
-@pytest.fixture
-def shared(zoo, catalogue_of, tmp_path, monkeypatch):
-    """The server, with the small model in a registry that other processes see."""
-    monkeypatch.setenv("MODEL_ZOO_REGISTRY", str(catalogue_of()))
-    monkeypatch.setattr(registry, "COMMUNITY", tmp_path / "nothing")
-    return zoo
 
 
 @pytest.fixture
@@ -100,6 +92,7 @@ def test_what_is_there_need_not_fit_again(zoo, folder, contents, monkeypatch):
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(disk.check_space, "__defaults__", (0,))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=5000))
+    assert (part.bytes_left(folder / WEIGHTS), part.bytes_left(folder / "nothing")) == (19_000, 0)
     model_zoo.download(NAME)
     assert_right(folder, contents)
 
@@ -209,10 +202,14 @@ def test_links_to_other_files_are_not_opened_to_anybody(link, tmp_path):
 
 @posix
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o027, 0o640), (0o077, 0o600)])
-def test_files_are_as_readable_as_the_umask_says(umask, mode, zoo, folder, contents):
+@pytest.mark.parametrize("way", ["download", "import"])
+def test_files_are_as_readable_as_the_umask_says(way, umask, mode, zoo, folder, contents):
+    """Whatever modes they were carried with."""
+    for path in contents:
+        (zoo.folder / NAME / path).chmod(0o400)
     before = os.umask(umask)
     try:
-        model_zoo.download(NAME)
+        model_zoo.download(NAME) if way == "download" else model_zoo.import_model(zoo.folder / NAME, NAME)
     finally:
         os.umask(before)
     assert {stat.S_IMODE((folder / path).stat().st_mode) for path in [*contents, ".complete"]} == {mode}
@@ -220,7 +217,8 @@ def test_files_are_as_readable_as_the_umask_says(umask, mode, zoo, folder, conte
 
 @posix
 @pytest.mark.parametrize("link", ["tester", "tester/small", "tester/small/unet", ".locks"])
-def test_links_that_lead_out_of_the_cache(link, zoo, tmp_path):
+@pytest.mark.parametrize("way", ["download", "import"])
+def test_links_that_lead_out_of_the_cache(way, link, zoo, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "config.json").write_text("of somebody else")
@@ -228,7 +226,7 @@ def test_links_that_lead_out_of_the_cache(link, zoo, tmp_path):
     place.parent.mkdir(parents=True)
     place.symlink_to(outside)
     with pytest.raises(model_zoo.CacheError, match=r"leads out of the cache to .*outside.*remove that link"):
-        model_zoo.download(NAME)
+        model_zoo.download(NAME) if way == "download" else model_zoo.import_model(zoo.folder / NAME, NAME)
     assert files_in(outside) == {"config.json"}
     assert (outside / "config.json").read_text() == "of somebody else"
     assert zoo.requests == []
@@ -293,12 +291,3 @@ def test_names_that_would_clash_with_parts(zoo, folder, manifest, catalogue_of, 
         model_zoo.download(NAME)
     model_zoo.download(NAME)
     assert_right(folder, {**contents, **extra})
-
-
-def test_bytes_left_is_what_need_not_come(zoo, folder):
-    zoo.fail(path=WEIGHTS, cut_after=7000, times=1)
-    zoo.fail(path=WEIGHTS, status=404)
-    with pytest.raises(model_zoo.DownloadError):
-        model_zoo.download(NAME)
-    assert part.bytes_left(folder / WEIGHTS) == 7000
-    assert part.bytes_left(folder / "nothing") == 0
