@@ -108,14 +108,6 @@ def test_user_errors_are_one_line(arguments, capsys):
     assert err.startswith("model-zoo: error: ") and err.count("\n") == 1
 
 
-def test_failed_download_is_one_line(capsys, zoo):
-    zoo.fail(status=404)
-    code, out, err = run(capsys, "download", "tester/small")
-    assert (code, out) == (2, "")
-    assert err.startswith(f"model-zoo: error: {zoo.url}/tester/small/") and "does not exist" in err
-    assert err.count("\n") == 1
-
-
 def test_interrupted(capsys, zoo, monkeypatch):
     def interrupted(self, block):
         raise KeyboardInterrupt

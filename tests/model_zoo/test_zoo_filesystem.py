@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import model_zoo
 from model_zoo import disk, part
 
 DOWNLOAD = f"print(model_zoo.download({NAME!r}))"
+IMPORT = f"print(model_zoo.import_model(sys.argv[2], {NAME!r}))"
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX")
 
 
@@ -97,30 +99,38 @@ def test_what_is_there_need_not_fit_again(zoo, folder, contents, monkeypatch):
     assert_right(folder, contents)
 
 
-@pytest.mark.parametrize("harm", ["complete", "without a marker", "incomplete"])
-def test_read_only_shared_cache(harm, shared, folder, tmp_path, somebody):
+READ_ONLY = {
+    "complete": ([], DOWNLOAD, None),
+    "without a marker": ([".complete"], DOWNLOAD, None),
+    "incomplete": ([WEIGHTS], DOWNLOAD, "CacheError: cannot write .*Permission denied; free or repair that place"),
+    "imported into": ([".complete"], IMPORT, "CacheError: cannot import into .*Permission denied.*MODEL_ZOO_HOME"),
+    "removed": ([], f"model_zoo.remove({NAME!r})", "CacheError: cannot remove .*; nothing was removed"),
+    "pruned": ([], "model_zoo.prune(keep_size=0)", "CacheError: cannot remove .*; nothing was removed"),
+}
+
+
+@pytest.mark.parametrize("case", READ_ONLY)
+def test_read_only_shared_cache(case, shared, folder, tmp_path, somebody):
     model_zoo.download(NAME)
-    if harm == "without a marker":
-        (folder / ".complete").unlink()
-    elif harm == "incomplete":
-        (folder / WEIGHTS).unlink()
+    lost, code, message = READ_ONLY[case]
+    for path in lost:
+        (folder / path).unlink()
+    before = files_in(folder)
     shared.forget()
     for parent, _, files in os.walk(tmp_path / "home"):
         os.chmod(parent, 0o555)
         for name in files:
             os.chmod(os.path.join(parent, name), 0o444)
     try:
-        out, err = python(DOWNLOAD, before=somebody).communicate()
+        out, err = python(code, "", shared.folder / NAME, before=somebody).communicate()
     finally:
         for parent, _, _ in os.walk(tmp_path / "home"):
             os.chmod(parent, 0o755)
-    if harm == "incomplete":
-        assert out == ""
-        assert "CacheError: cannot write" in err and "Permission denied; free or repair that place" in err
-        assert not left_parts(folder)
-    else:
+    if message is None:
         assert (out, err) == (f"{folder}\n", "")
-    assert shared.bytes_sent == 0
+    else:
+        assert out == "" and re.search(message, err)
+    assert files_in(folder) == before and shared.bytes_sent == 0
 
 
 @posix
@@ -151,9 +161,7 @@ def assert_open(home, mode):
 
 @posix
 @pytest.mark.parametrize(("mode", "umask"), [(0o2775, "022"), (0o2770, "077"), (0o777, "077")])
-@pytest.mark.parametrize(
-    "bring", [DOWNLOAD, f"print(model_zoo.import_model(sys.argv[2], {NAME!r}))"], ids=["download", "import"]
-)
+@pytest.mark.parametrize("bring", [DOWNLOAD, IMPORT], ids=["download", "import"])
 def test_what_lies_in_a_shared_cache_is_shared(bring, mode, umask, shared, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home").chmod(mode)

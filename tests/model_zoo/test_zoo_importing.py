@@ -482,13 +482,6 @@ def test_a_tar_that_ends_like_a_zip(contents, folder, tmp_path):
     assert model_zoo.import_model(source, NAME) == folder
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="modes of POSIX, and not for root")
-def test_cache_that_cannot_be_written(carry, contents, home):
-    home.mkdir(mode=0o500)
-    with pytest.raises(model_zoo.CacheError, match="cannot import into .*Permission denied.*MODEL_ZOO_HOME"):
-        model_zoo.import_model(carry("zip", contents), NAME)
-
-
 def test_no_space(carry, contents, home, monkeypatch):
     usage = shutil.disk_usage(home.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1 << 20))

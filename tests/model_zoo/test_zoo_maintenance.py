@@ -220,23 +220,3 @@ def test_another_cache(put, tmp_path):
     assert model_zoo.cached(tmp_path / "other") == []
     with pytest.raises(model_zoo.CacheError, match="is not in the cache"):
         model_zoo.remove(NAME, cache_dir=tmp_path / "other")
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="modes of POSIX, and not for root")
-def test_read_only_cache(zoo, folder, home):
-    """Somebody else's, used by all."""
-    model_zoo.download(NAME)
-    places_of_it = [home, *(path for path in home.rglob("*"))]
-    for path in places_of_it:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    try:
-        assert model_zoo.download(NAME, local_files_only=True) == folder
-        assert places(model_zoo.cached()) == [NAME]
-        with pytest.raises(model_zoo.CacheError, match=r"cannot remove .*; nothing was removed"):
-            model_zoo.remove(NAME)
-        with pytest.raises(model_zoo.CacheError, match="cannot remove"):
-            model_zoo.prune(keep_size=0)
-        assert model_zoo.download(NAME, local_files_only=True) == folder
-    finally:
-        for path in places_of_it:
-            path.chmod(0o755)
