@@ -73,12 +73,6 @@ def test_offline_names_what_is_missing(switch, zoo, folder, no_sockets, monkeypa
     assert not folder.exists()
 
 
-def test_offline_zero_is_online(zoo, folder, contents, monkeypatch):
-    monkeypatch.setenv("MODEL_ZOO_OFFLINE", "0")
-    model_zoo.download(NAME)
-    assert_right(folder, contents)
-
-
 @pytest.mark.parametrize("harm", ["removed", "cut short"])
 def test_only_a_harmed_file_is_fetched_again(harm, zoo, folder, contents):
     model_zoo.download(NAME)

@@ -70,12 +70,6 @@ def test_a_cut_connection_is_continued(zoo, folder, contents):
     assert zoo.bytes_sent == sum(map(len, contents.values()))
 
 
-def test_a_cut_is_seen_without_a_length(zoo, folder, contents):
-    zoo.fail(path="model_index.json", no_length=True, cut_after=100, times=1)
-    model_zoo.download(NAME)
-    assert_right(folder, contents)
-
-
 def test_the_same_bytes_again_are_no_progress(zoo, folder, contents):
     for _ in range(10):
         zoo.fail(path=WEIGHTS, ignore_range=True, cut_after=7000, times=1)

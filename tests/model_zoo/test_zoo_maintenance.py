@@ -66,10 +66,6 @@ def test_last_use(zoo, folder):
     assert time.time() - cache.cached()[0].last_used < 60
 
 
-def test_last_use_is_noted_where_that_is_possible(tmp_path):
-    cache.touch(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize("name", [NAME, ALIAS])
 def test_remove(name, put, home):
     put(NAME, 1000)
@@ -96,12 +92,6 @@ def test_remove_nothing_else(name, put, home):
     with pytest.raises(model_zoo.UnknownModelError):
         model_zoo.remove(name)
     assert (home.parent / "outside").is_dir() and (home / NAME / "unet" / "weights").is_file()
-
-
-def test_remove_a_model_that_is_built_in():
-    with pytest.raises(model_zoo.CacheError, match="is not in the cache but in"):
-        model_zoo.remove("ppdiffusers/ldm-super-resolution-4x-tiny")
-    assert model_zoo.download("ppdiffusers/ldm-super-resolution-4x-tiny").is_dir()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links of POSIX")

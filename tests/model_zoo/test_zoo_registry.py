@@ -151,9 +151,6 @@ def test_builtin_model_has_what_its_manifest_says(builtin):
     (builtin / "README.md").unlink()
     with pytest.raises(model_zoo.CacheError, match="install the package again"):
         model_zoo.download("tester/tiny")
-
-
-def test_builtin_folder_without_manifest_is_no_model(builtin):
     (builtin / "model.json").unlink()
     assert model_zoo.list_models() == []
 
