@@ -75,13 +75,13 @@ class Tools(NamedTuple):
     tensor: Callable[..., Any] = describe_tensor
 
 
-def check_shape(shape: Any) -> tuple[int, ...]:
-    """`shape` as a tuple of sane sizes; also used for strides and other tuples of counts."""
+def check_shape(shape: Any, what: str = "") -> tuple[int, ...]:
+    """`shape` as a tuple of sane sizes; also used for strides and other tuples of counts. `what` has them."""
     if type(shape) not in (tuple, list) or len(shape) > MAX_DIMENSIONS:
-        raise FormatError(f"has a shape that is not a tuple of at most {MAX_DIMENSIONS} sizes")
+        raise FormatError(f"has a shape{what} that is not a list of at most {MAX_DIMENSIONS} sizes")
     if not all(type(size) is int and 0 <= size <= MAX_BYTES for size in shape):
         # The value is not shown: printing a crafted one could take for ever.
-        raise FormatError("has a shape with an impossible size")
+        raise FormatError(f"has a shape with an impossible size{what}")
     return tuple(shape)
 
 

@@ -34,19 +34,7 @@ _PAGE = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*|<\?xml.*?\?>\s*)*<(!doctype|html|head|body|script|meta|title|error)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_ERROR_KEYS = {
-    "error",
-    "errors",
-    "code",
-    "message",
-    "msg",
-    "status",
-    "detail",
-    "reason",
-    "success",
-    "path",
-    "timestamp",
-}
+_ERROR_KEYS = set("error errors code message msg status detail reason success path timestamp".split())
 
 
 class ScanError(ModelZooError):
