@@ -133,6 +133,17 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def files_in(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Whatever a folder holds but folders, at any depth, in order, and whether it is a regular file; a link is none,
+    wherever it leads."""
+    for parent, inner, names in os.walk(folder):
+        inner.sort()
+        for path in (Path(parent, name) for name in (*inner, *sorted(names))):
+            mode = path.lstat().st_mode
+            if not stat.S_ISDIR(mode):
+                yield path, stat.S_ISREG(mode)
+
+
 # Shared caches
 
 

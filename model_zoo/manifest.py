@@ -14,9 +14,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from model_zoo.errors import ManifestError, public
+from model_zoo.errors import ManifestError, address_parts, public
 
 SCHEMA = 1
 MANIFESTS = "[!.]*/[!.]*.json"  # where they lie in a folder of them
@@ -206,17 +205,7 @@ def is_name(value: object) -> bool:
 
 def is_address(value: Any) -> bool:
     """Whether `value` is a plain http or https address: no user, password, query or fragment, no blanks."""
-    try:
-        parts = urlsplit(value)
-        return (
-            isinstance(value, str)
-            and parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0  # asking for it checks it
-            and re.search(r"[^!-~]|[@?#\\]", value) is None
-        )
-    except (ValueError, AttributeError, TypeError):
-        return False
+    return address_parts(value) is not None and re.search(r"[^!-~]|[@?#\\]", value) is None
 
 
 def parse(values: Any) -> Model:

@@ -11,14 +11,13 @@ import json
 import os
 import re
 import shutil
-import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from model_zoo import cache
-from model_zoo.disk import remove_tree, token, write_text
+from model_zoo.disk import files_in, remove_tree, token, write_text
 from model_zoo.errors import CacheError, ManifestError, SourceError
 from model_zoo.formats.scan import complaint
 from model_zoo.manifest import BUILTIN_MANIFEST, MANIFESTS, SCHEMA, parse, read_json, read_manifest
@@ -217,14 +216,10 @@ def _task(pipeline: str) -> str:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for folder, inner, names in os.walk(root):
-        inner.sort()
-        for path in (Path(folder, name) for name in (*inner, *sorted(names))):
-            kind = path.lstat().st_mode
-            if stat.S_ISREG(kind):
-                yield path
-            elif not stat.S_ISDIR(kind):
-                raise SourceError(f"{path} is a link or device; put a plain file there")
+    for path, plain in files_in(root):
+        if not plain:
+            raise SourceError(f"{path} is a link or device; put a plain file there")
+        yield path
 
 
 def _described(root: Path, path: str) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def test_verify(capsys, zoo, folder):
     model_zoo.download(NAME)
     for arguments in ([NAME], [], [NAME, "--remote"]):
         code, out, err = run(capsys, "verify", *arguments)
-        assert code == 0 and "nothing is wrong; of some files nobody's sha256 is known" in err
+        assert code == 0 and "nothing is wrong; of some files no sha256 is known" in err
         name, *lines = out.splitlines()
         assert name == "tester/small:" and [line.split()[0] for line in lines] == [
             "unknown",
