@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import threading
@@ -27,7 +28,7 @@ _POLL = 0.5  # seconds between two looks at the signs of life of a lock's owner
 
 
 @contextlib.contextmanager
-def writing(place: Path, *passed: int) -> Iterator[None]:
+def writing(place: Path, *passed: int, what: str = "write") -> Iterator[None]:
     """Turn what the operating system says about `place` into advice, but for the error numbers `passed`.
 
     Raises:
@@ -40,22 +41,12 @@ def writing(place: Path, *passed: int) -> Iterator[None]:
             raise
         shown = str(place) if len(str(place)) <= 300 else f"{str(place)[:300]}..."
         raise CacheError(
-            f"cannot write {shown}: {error.strerror or error}; free or repair that place, or choose another folder"
+            f"cannot {what} {shown}: {error.strerror or error}; free or repair that place, or choose another folder"
             " with MODEL_ZOO_HOME"
         ) from error
 
 
-@contextlib.contextmanager
-def reading(place: Path) -> Iterator[None]:
-    """Turn what the operating system says about `place` into advice.
-
-    Raises:
-        CacheError: instead of OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise CacheError(f"cannot read {place}: {error.strerror or error}; repair that place") from error
+reading = functools.partial(writing, what="read")
 
 
 def write_text(path: Path, text: str, durable: bool = False) -> None:

@@ -66,7 +66,7 @@ def load_pickle(
 
 
 class Machine:
-    actions: dict[int, Callable[[Any], None]]  # by opcode
+    actions: dict[int, Callable[[Any], Any]]  # by opcode
 
     def __init__(self, data: Data, start: int, stop: int, persistent: Callable[[Any], Any] | None, tools: Tools):
         self.data = data
@@ -149,9 +149,9 @@ class Machine:
         chunk = self.chunk(raw)
         if chunk.size is None or chunk.size > MAX_DIGITS:
             raise FormatError("gives a number or a code the data of an array")
-        return (
-            chunk.text.encode("latin-1") if type(chunk) is self.tools.text else chunk.source[chunk.start : chunk.stop]
-        )
+        if type(chunk) is self.tools.text:
+            return chunk.text.encode("latin-1")
+        return chunk.source[chunk.start : chunk.stop]
 
     # The stack
 
@@ -182,9 +182,9 @@ class Machine:
 
     def frame(self) -> None:
         """A frame says how much to read at once: nothing to do on a map but to see that it is all there."""
-        size = self.number("<Q")
-        if size > self.stop - self.position:
-            raise FormatError(f"ends early: {size} bytes are announced where {self.stop - self.position} are left")
+        start = self.position + 8
+        self.span(self.number("<Q"))
+        self.position = start
 
     def mark(self) -> None:
         self.marked.append(self.stack)
@@ -195,9 +195,6 @@ class Machine:
             self.stack.pop()
         else:  # POP of a mark
             self.stack = self.marked.pop()
-
-    def pop_to_mark(self) -> None:
-        self.pop_mark()
 
     def text(self, size: int) -> None:
         if size > MAX_NAME:
@@ -256,22 +253,15 @@ class Machine:
         self.push([])
         self.append(items)
 
-    def append_one(self) -> None:
-        self.append([self.stack.pop()])
-
-    def set_item(self) -> None:
-        value = self.stack.pop()
-        key = self.stack.pop()
-        self.set_items([key, value])
-
     def put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
-    def put_line(self) -> None:
-        self.put(_index(self.line(MAX_DIGITS)))
-
-    def get_line(self) -> None:
-        self.push(self.memo[_index(self.line(MAX_DIGITS))])
+    def index_line(self) -> int:
+        """A place in the memory."""
+        digits = self.line(MAX_DIGITS)
+        if not digits.isdigit():  # other spellings are read by some and not by others
+            raise FormatError("has a place in its memory that is no plain number")
+        return int(digits)
 
     def find(self, module: Any, name: Any) -> Any:
         return find_global(module, name)
@@ -325,13 +315,6 @@ class Machine:
         self.push(self.persistent(self.stack.pop()))
 
 
-def _index(digits: bytes) -> int:
-    """A place in the memory."""
-    if not digits.isdigit():  # other spellings are read by some and not by others
-        raise FormatError("has a place in its memory that is no plain number")
-    return int(digits)
-
-
 def _refusal(opcode: bytes) -> str:
     import pickletools  # only a refusal names an opcode
 
@@ -371,7 +354,7 @@ _ACTIONS: dict[bytes, Callable[[Any], Any]] = {
     # containers
     pickle.MARK: Machine.mark,
     pickle.POP: Machine.pop,
-    pickle.POP_MARK: Machine.pop_to_mark,
+    pickle.POP_MARK: Machine.pop_mark,
     pickle.DUP: lambda m: m.push(m.stack[-1]),
     pickle.EMPTY_TUPLE: lambda m: m.push(()),
     pickle.TUPLE: lambda m: m.make_tuple(m.pop_mark()),
@@ -380,18 +363,18 @@ _ACTIONS: dict[bytes, Callable[[Any], Any]] = {
     pickle.TUPLE3: lambda m: m.pop_tuple(3),
     pickle.EMPTY_LIST: lambda m: m.push([]),
     pickle.LIST: Machine.make_list,
-    pickle.APPEND: Machine.append_one,
+    pickle.APPEND: lambda m: m.append([m.stack.pop()]),
     pickle.APPENDS: lambda m: m.append(m.pop_mark()),
     pickle.EMPTY_DICT: lambda m: m.push({}),
     pickle.DICT: Machine.make_dict,
-    pickle.SETITEM: Machine.set_item,
+    pickle.SETITEM: lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
     pickle.SETITEMS: lambda m: m.set_items(m.pop_mark()),
     # memory
-    pickle.PUT: Machine.put_line,
+    pickle.PUT: lambda m: m.put(m.index_line()),
     pickle.BINPUT: lambda m: m.put(m.number("<B")),
     pickle.LONG_BINPUT: lambda m: m.put(m.number("<I")),
     pickle.MEMOIZE: lambda m: m.put(len(m.memo)),
-    pickle.GET: Machine.get_line,
+    pickle.GET: lambda m: m.push(m.memo[m.index_line()]),
     pickle.BINGET: lambda m: m.push(m.memo[m.number("<B")]),
     pickle.LONG_BINGET: lambda m: m.push(m.memo[m.number("<I")]),
     # names and what is made of them
@@ -456,10 +439,6 @@ class SkippingMachine(Machine):
         else:
             self.push(_or_foreign(self.persistent, self.stack.pop()))
 
-    def call_with_keywords(self) -> None:
-        self.stack.pop()
-        self.reduce()
-
     def call_marked(self) -> None:
         """OBJ: class and arguments are what lies above the mark."""
         items = self.pop_mark()
@@ -470,10 +449,6 @@ class SkippingMachine(Machine):
         arguments = tuple(self.pop_mark())
         self.global_line()
         self.push(self.call(self.stack.pop(), arguments))
-
-    def frozen_set(self) -> None:
-        self.pop_mark()
-        self.push(Foreign("holds a set"))
 
 
 def _passed_over(value: Any) -> Any:
@@ -491,11 +466,11 @@ _SKIPPING: dict[bytes, Callable[[Any], Any]] = {
     pickle.BUILD: SkippingMachine.build,
     pickle.BINPERSID: SkippingMachine.persistent_id,
     pickle.NEWOBJ: SkippingMachine.reduce,
-    pickle.NEWOBJ_EX: SkippingMachine.call_with_keywords,
+    pickle.NEWOBJ_EX: lambda m: (m.stack.pop(), m.reduce()),  # without the keywords
     pickle.OBJ: SkippingMachine.call_marked,
     pickle.INST: SkippingMachine.instance,
     pickle.EMPTY_SET: lambda m: m.push(Foreign("holds a set")),
     pickle.ADDITEMS: lambda m: m.append(m.pop_mark()),
-    pickle.FROZENSET: SkippingMachine.frozen_set,
+    pickle.FROZENSET: lambda m: (m.pop_mark(), m.push(Foreign("holds a set"))),
 }
 SkippingMachine.actions = {**Machine.actions, **{opcode[0]: action for opcode, action in _SKIPPING.items()}}
