@@ -356,7 +356,7 @@ INVALID = {
     "compressed": (200, {"Content-Encoding": "gzip"}, b"x"),
     "redirected in circles": (302, {"Location": "index.json"}, b""),
     "redirected to a file": (302, {"Location": "file:///etc/hostname"}, b""),
-    "too long": (200, {}, b" " * (registry.LARGEST + 1)),
+    "too long": (200, {}, b'{"models": []}' + b" " * registry.LARGEST),
     "cut": (200, {"Content-Length": "9999"}, b'{"models": []}'),
 }
 
