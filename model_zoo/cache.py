@@ -226,13 +226,15 @@ def _is_there(file: File, path: Path, recorded: Record | None) -> bool:
     if not os.path.isfile(path):  # unlike Path.is_file, it takes a path that cannot be for one that is not
         return False
     size = os.path.getsize(path)
-    if recorded is None:  # put there by hand, or its record is lost
-        from model_zoo.formats.scan import complaint  # only this needs the readers
+    if recorded is not None:
+        exact = file.size in (None, size) and file.sha256 in (None, recorded.sha256)
+        return exact and size == recorded.size and not recorded.damaged
+    # Put there by hand, or its record is lost.
+    if file.sha256 is not None:
+        return file.mismatch(size, hash_file(path)) is None
+    from model_zoo.formats.scan import complaint  # only this needs the readers
 
-        right = complaint(path) is None if file.sha256 is None else hash_file(path) == file.sha256
-        return right and file.wrong_size(size) is None
-    exact = file.size in (None, size) and file.sha256 in (None, recorded.sha256)
-    return exact and size == recorded.size and not recorded.damaged
+    return file.wrong_size(size) is None and complaint(path) is None
 
 
 def _record_file(path: Path) -> Path:

@@ -76,6 +76,13 @@ class File:
             return f"has {size:,} bytes, not about {self.approximate_size:,} as catalogued"
         return None
 
+    def mismatch(self, size: int, sha256: str) -> str | None:
+        """What the manifest has against a file; None if nothing."""
+        wrong = self.wrong_size(size)
+        if wrong is None and self.sha256 not in (None, sha256):
+            return f"has the sha256 {sha256}, not {self.sha256} as catalogued"
+        return wrong
+
     @property
     def slack(self) -> int:
         """How far an approximate size may be off, in bytes."""

@@ -129,11 +129,9 @@ def pin(name: str, folder: PathLike, output: PathLike | None = None) -> Path:
         described = _described(root, path)
         known = next((file for file in model.files if file.path == path), None)
         if known is not None and not builtin:
-            wrong = known.wrong_size(described["size"]) or complaint(root / path)
-            if wrong or known.sha256 not in (None, described["sha256"]):
-                raise SourceError(
-                    f"{root / path} {wrong or 'has another sha256 than the manifest'}: it is another file"
-                )
+            wrong = known.mismatch(described["size"], described["sha256"]) or complaint(root / path)
+            if wrong:
+                raise SourceError(f"{root / path} {wrong}: it is another file")
         kept = {key: value for key, value in older.get(path, {}).items() if key != "approximate_size"}
         pinned.append({**kept, **described})
     target = Path(output) if output is not None else model.file

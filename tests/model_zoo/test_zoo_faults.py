@@ -145,6 +145,7 @@ def test_another_size_than_catalogued(size, fault, message, zoo, folder):
 
 def test_no_length_does_when_the_catalogue_knows_the_size(zoo, folder, contents):
     zoo.fail(path="config.json", no_length=True)
+    zoo.fail(path="model_index.json", no_length=True, cut_after=100, times=1)
     zoo.fail(path="model_index.json", no_length=True)
     model_zoo.download(NAME)
     assert_right(folder, contents)
