@@ -78,7 +78,7 @@ def list_models(task: str | None = None) -> list[Model]:
                 problems.append(_clash(rival, model, layer))
         problems += layer.problems
     for problem in problems:
-        warnings.warn(str(problem), stacklevel=2)
+        warnings.warn(problem, stacklevel=2)
     models.sort(key=lambda model: model.name.lower())
     chosen = [model for model in models if task in (None, model.task)]
     if task is not None and not chosen:
@@ -109,7 +109,7 @@ def find(name: str, *, revision: str | None = None, refresh: bool = False, local
             if model is not None and name in model.names and _rival(model, layers[:index], layer)[0] is None:
                 return model.at(revision)
     if problems:
-        raise problems[0]
+        raise RegistryError(problems[0])
     raise UnknownModelError(name, _nearest(name, layers))
 
 
@@ -140,7 +140,7 @@ class _Layer:
 
     def __init__(self, label: str, override: bool = False):
         self.label, self.override = label, override
-        self.problems: list[RegistryError | ManifestError] = []
+        self.problems: list[str] = []
         self._models: dict[str, Model] | None = None  # by their names and aliases in lower case
 
     def read(self) -> Iterator[Callable[[], Model]]:
@@ -159,7 +159,8 @@ class _Layer:
 
     def models(self) -> list[Model]:
         if self._models is None:
-            self._models, bad = {}, []
+            self._models = {}
+            bad: list[Exception] = []
             try:
                 for make in self.read():
                     try:
@@ -172,10 +173,10 @@ class _Layer:
                     except ManifestError as error:
                         bad.append(error)
             except (ManifestError, OSError) as error:
-                bad.append(ManifestError(str(error)))
+                bad.append(error)
             if bad:
                 count = f"{len(bad)} entries are" if len(bad) > 1 else "an entry is"
-                self.problems.append(ManifestError(f"{count} passed over in {self.label}: {bad[0]}"))
+                self.problems.append(f"{count} passed over in {self.label}: {bad[0]}")
         return list({id(model): model for model in self._models.values()}.values())
 
     def get(self, name: str) -> Model | None:
@@ -246,7 +247,7 @@ class _Copy(_Layer):
 
     def _keep(self, about: dict[str, Any], data: Any) -> None:
         self.about, self._data, self._models = about, data, None
-        self.problems = [ManifestError(about["problem"])] if about.get("problem") else []
+        self.problems = [str(about["problem"])] if about.get("problem") else []
 
     def finish(self, model: Model) -> Model:
         addresses = [model.base_url or _base(self.url.partition("?")[0], model), *model.mirrors]
@@ -328,7 +329,7 @@ class _Copy(_Layer):
             write_text(self.file, self._data.decode())
 
 
-def _layers(max_age: float | None, read: bool = False) -> tuple[list[_Layer], list[Any]]:
+def _layers(max_age: float | None, read: bool = False) -> tuple[list[_Layer], list[str]]:
     """Every place in the order in which they win, and why addresses are not as they are now.
 
     Args:
@@ -336,7 +337,7 @@ def _layers(max_age: float | None, read: bool = False) -> tuple[list[_Layer], li
         read: whether all entries are wanted, so that they can be read while addresses are waited for.
     """
     layers: list[_Layer] = [_Package("this package")]
-    problems: list[Any] = []
+    problems: list[str] = []
     stale: list[_Copy] = []
     for place in settings.registries():
         if not place.is_address:
@@ -344,10 +345,8 @@ def _layers(max_age: float | None, read: bool = False) -> tuple[list[_Layer], li
             continue
         if not is_address(place.place.partition("?")[0]):
             problems.append(
-                RegistryError(
-                    f"MODEL_ZOO_REGISTRY names {public(place.place)!r}, which is no http or https address without user"
-                    " and password; it is passed over"
-                )
+                f"MODEL_ZOO_REGISTRY names {public(place.place)!r}, which is no http or https address without user and"
+                " password; it is passed over"
             )
             continue
         copy = _Copy(place.place, place.override)
@@ -358,10 +357,8 @@ def _layers(max_age: float | None, read: bool = False) -> tuple[list[_Layer], li
         elif not copy.about:
             closed = "; MODEL_ZOO_OFFLINE keeps the network closed" if settings.offline() else ""
             problems.append(
-                RegistryError(
-                    f"the registry {copy.label} cannot be used: it has not been read yet; `model-zoo list` reads it,"
-                    f" with a connection{closed}"
-                )
+                f"the registry {copy.label} cannot be used: it has not been read yet; `model-zoo list` reads it, with a"
+                f" connection{closed}"
             )
     answers = _ask(stale, [layer for layer in layers if read and layer not in stale])
     for copy in stale:
@@ -370,7 +367,7 @@ def _layers(max_age: float | None, read: bool = False) -> tuple[list[_Layer], li
             layers[layers.index(copy)] = answer
         else:
             state = "could not be asked again; what it said before is used" if copy.about else "cannot be used"
-            problems.append(RegistryError(f"the registry {copy.label} {state}: {answer}"))
+            problems.append(f"the registry {copy.label} {state}: {answer}")
     return sorted(layers, key=lambda layer: not layer.override), problems
 
 
@@ -452,13 +449,13 @@ def _rival(model: Model, earlier: list[_Layer], layer: _Layer) -> tuple[Model | 
     return None, False
 
 
-def _clash(other: Model, model: Model, layer: _Layer) -> ManifestError:
+def _clash(other: Model, model: Model, layer: _Layer) -> str:
     shared = {name.lower() for name in other.names} & {name.lower() for name in model.names}
     label = f"{other.name} (from {other.registry})" if other.registry else other.name
     hint = "" if model.registry is None or layer.override else ", or write override= before it in MODEL_ZOO_REGISTRY"
-    return ManifestError(
-        f"{model.name} is passed over in {layer.label}: {label} and it both claim the"
-        f" name {min(shared)}; rename one{hint}"
+    return (
+        f"{model.name} is passed over in {layer.label}: {label} and it both claim the name {min(shared)}; rename"
+        f" one{hint}"
     )
 
 
