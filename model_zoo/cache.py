@@ -8,7 +8,7 @@ Layout of MODEL_ZOO_HOME:
 - `.<file>.record.json` beside a file: the same of one file, until the marker holds it.
 - `.<file>.<8 hex digits>.part` and `.part.json`: the bytes so far of a file on its way, and which version they are of.
 - `.locks/<owner>/<name>/<file>.lock`: empty files that downloads lock.
-- `.registries/<hash>.txt`: what the addresses of MODEL_ZOO_REGISTRY last said.
+- `.registries/<hash>.txt`: what the addresses and index files of MODEL_ZOO_REGISTRY last held.
 - `.staging-*` and `.trash-*`: models on their way in from an archive, and out; `model-zoo prune` removes stray ones.
 
 When a model was last used is the time of change of its marker. A model goes by one rename, so that nobody ever sees

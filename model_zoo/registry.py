@@ -9,8 +9,8 @@ place, `<place>/<owner>/<name>/<file>`: on disk they are used where they lie, an
 the endpoint of the settings. None of them redefines a name of this package or of an earlier place unless the setting
 says `override=` before it. What is wrong with a place or an entry is warned of, and the rest goes on.
 
-What addresses said is kept in `<MODEL_ZOO_HOME>/.registries`, one file an address, one line an entry, so that a name
-is found without reading all of them.
+What addresses said and index files held is kept in `<MODEL_ZOO_HOME>/.registries`, one file each, one line an entry,
+so that a name is found without reading all of them.
 """
 
 from __future__ import annotations
@@ -200,8 +200,8 @@ class _Package(_Layer):
             yield functools.partial(read_manifest, file, builtin=True)
 
 
-class _Disk(_Layer):
-    """A folder of manifests, an index, or a single manifest."""
+class _Folder(_Layer):
+    """A folder of manifests."""
 
     def __init__(self, place: Path, override: bool):
         super().__init__(str(place), override)
@@ -209,33 +209,26 @@ class _Disk(_Layer):
 
     def direct(self, name: str) -> Model | None:
         file = self.place / f"{name}.json"
-        return self.finish(read_manifest(file)) if self.place.is_dir() and is_name(name) and file.is_file() else None
+        return self.finish(read_manifest(file)) if is_name(name) and file.is_file() else None
 
     def finish(self, model: Model) -> Model:
-        base = self.place if self.place.is_dir() else Path(_base(self.place.as_posix(), model))
-        folder = base / model.name
-        file = model.file or (self.place if self.place.name == f"{model.name.rpartition('/')[2]}.json" else None)
-        there = folder if folder.is_dir() else None
-        return super().finish(model.placed(registry=str(self.place), folder=there, file=file))
+        folder = self.place / model.name
+        return super().finish(model.placed(registry=self.label, folder=folder if folder.is_dir() else None))
 
     def read(self) -> Iterator[Callable[[], Model]]:
-        if self.place.is_dir():
-            for file in sorted(self.place.glob(MANIFESTS)):
-                yield functools.partial(read_manifest, file)
-        elif not self.place.is_file():
+        if not self.place.is_dir():
             raise ManifestError(
                 "it does not exist; MODEL_ZOO_REGISTRY takes folders and files of manifests and addresses"
             )
-        else:
-            for values in _entries(read_json(self.place)):
-                yield functools.partial(parse, values)
+        for file in sorted(self.place.glob(MANIFESTS)):
+            yield functools.partial(read_manifest, file)
 
 
 class _Copy(_Layer):
     """What an address last said: a line of JSON about it, then a line for each name and alias, `<key>\\t<entry>`."""
 
-    def __init__(self, url: str, override: bool):
-        super().__init__(public(url), override)
+    def __init__(self, url: str, override: bool, label: str | None = None):
+        super().__init__(label or public(url), override)
         self.url = url
         self.file = settings.home() / FOLDER / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.txt"
         self.about: dict[str, Any] = {}
@@ -305,12 +298,19 @@ class _Copy(_Layer):
                 raise RegistryError(str(error)) from None
         if source.length not in (None, len(body)):
             raise RegistryError(f"the connection closed after {len(body)} of {source.length} bytes")
-        lines, bad = [], []
         try:
-            entries = _entries(_decode(bytes(body)))
+            self._take(_decode(bytes(body)), source.etag, source.date)
         except ManifestError as error:
             raise RegistryError(str(error)) from None
-        for values in entries:
+
+    def _take(self, index: Any, etag: str | None, date: str | None = None) -> None:
+        """Keep what an index holds.
+
+        Raises:
+            ManifestError: it is none.
+        """
+        lines, bad = [], []
+        for values in _entries(index):
             try:
                 model = self.finish(parse(values))
             except ManifestError as error:
@@ -319,7 +319,7 @@ class _Copy(_Layer):
             lines.append(f"{model.name.lower()}\t{json.dumps(values)}\n")
             lines += [f"{alias.lower()}\t{model.name}\n" for alias in model.aliases]
         problem = f"{len(bad)} of its entries are passed over: {self.label}: {bad[0]}" if bad else None
-        about = {"url": self.label, "etag": source.etag, "date": source.date, "asked": time.time(), "problem": problem}
+        about = {"url": self.label, "etag": etag, "date": date, "asked": time.time(), "problem": problem}
         self._write(about, "".join(lines).encode())
 
     def _write(self, about: dict[str, Any], lines: bytes) -> None:
@@ -327,6 +327,39 @@ class _Copy(_Layer):
         with contextlib.suppress(OSError):  # a cache that is read-only or full: the address is asked each time
             make_folder(self.file.parent)
             write_text(self.file, self._data.decode())
+
+
+class _File(_Copy):
+    """An index or a single manifest on this machine. It has a copy, too: a large one takes a second to read."""
+
+    def __init__(self, place: Path, override: bool):
+        super().__init__(str(place), override, str(place))
+        self.place = place
+
+    def finish(self, model: Model) -> Model:
+        folder = Path(_base(self.place.as_posix(), model)) / model.name
+        file = self.place if self.place.name == f"{model.name.rpartition('/')[2]}.json" else None
+        there = folder if folder.is_dir() else None
+        return _Layer.finish(self, model.placed(registry=self.label, folder=there, file=file))
+
+    def models(self) -> list[Model]:
+        self._look()
+        return super().models()
+
+    def get(self, name: str) -> Model | None:
+        self._look()
+        return super().get(name)
+
+    def _look(self) -> None:
+        """Read the file where it is not as it was."""
+        try:
+            if self._models is None:
+                status = self.place.stat()
+                version = f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+                if self.about.get("etag") != version:
+                    self._take(read_json(self.place), version)
+        except (ManifestError, OSError) as error:
+            self._keep({"problem": f"an entry is passed over in {self.label}: {error}"}, b"")
 
 
 def _layers(max_age: float | None, read: bool = False) -> tuple[list[_Layer], list[str]]:
@@ -341,7 +374,8 @@ def _layers(max_age: float | None, read: bool = False) -> tuple[list[_Layer], li
     stale: list[_Copy] = []
     for place in settings.registries():
         if not place.is_address:
-            layers.append(_Disk(Path(os.path.abspath(os.path.expanduser(place.place))), place.override))
+            path = Path(os.path.abspath(os.path.expanduser(place.place)))
+            layers.append((_File if path.is_file() else _Folder)(path, place.override))
             continue
         if not is_address(place.place.partition("?")[0]):
             problems.append(

@@ -169,14 +169,15 @@ def test_unknown_keys_are_kept(tmp_path, catalogue_of, manifest, entry, use):
     assert model_zoo.find("friend/tiny").files[0].path == "a"
 
 
-def test_many_models(catalogue_of, manifest, entry, use, web, monkeypatch):
+@pytest.mark.parametrize("form", ["address", "index"])
+def test_many_models(form, catalogue_of, manifest, entry, use, web, monkeypatch):
     """10,000, 5 % broken: one warning, and a name is found without reading them all."""
     catalogue_of(manifest)
     entries = [{**entry, "name": f"friend/m{i}", "aliases": [f"old/m{i}"]} for i in range(10_000)]
     for i in range(0, 10_000, 20):
         entries[i]["files"] = [{"path": "../x"}]
-    write(web.folder / "index.json", {"models": entries})
-    use(f"{web.url}/index.json")
+    file = write(web.folder / "index.json", {"models": entries})
+    use(f"{web.url}/index.json" if form == "address" else file)
     with pytest.warns(UserWarning, match="500 of its entries are passed over") as caught:
         assert len(model_zoo.list_models()) == 9501
     assert len(caught) == 1
@@ -185,6 +186,12 @@ def test_many_models(catalogue_of, manifest, entry, use, web, monkeypatch):
     monkeypatch.setattr(registry, "parse", lambda values: parsed.append(1) or parse(values))
     assert model_zoo.find("friend/m9999").name == model_zoo.find("old/m9999").name == "friend/m9999"
     assert len(parsed) == 2
+    if form == "index":  # and once it is another file
+        write(file, {"models": [{**entry, "name": "friend/m9999", "task": "newer"}]})
+        assert model_zoo.find("friend/m9999").task == "newer"
+        file.unlink()
+        with pytest.raises(model_zoo.UnknownModelError):
+            model_zoo.find("friend/m9999")
 
 
 def test_more_files_than_a_model_has(catalogue_of, manifest):
