@@ -36,6 +36,7 @@ from model_zoo.formats.names import (
 MAX_STEPS = 1_000_000  # opcodes; a model of a thousand tensors takes some 40,000
 MAX_NAME = 65536  # bytes; longer text can only be bytes written as text
 MAX_DIGITS = 64
+MAX_TEXT = 48 << 20  # bytes of all names and short texts, which become objects
 # What the tensors may hold together, as a multiple of the file, and bytes. Several may share their numbers.
 MAX_HELD, HELD_SLACK = 4, 1 << 20
 
@@ -76,6 +77,7 @@ class Machine:
         self.tools = tools
         self.steps = 0
         self.held = 0
+        self.text_bytes = 0
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
@@ -105,6 +107,11 @@ class Machine:
         if self.held > MAX_HELD * len(self.data) + HELD_SLACK:
             raise FormatError(f"holds tensors of more than {MAX_HELD} times its size")
 
+    def count_text(self, size: int) -> None:
+        self.text_bytes += size
+        if self.text_bytes > MAX_TEXT:
+            raise FormatError(f"holds more than {MAX_TEXT >> 20} MiB of names and short texts, which weights do not")
+
     # Reading the program
 
     def span(self, size: int) -> Any:
@@ -132,6 +139,7 @@ class Machine:
 
     def line(self, limit: int | None = None) -> bytes:
         line = self.line_span(limit)
+        self.count_text(line.size)
         return self.data[line.start : line.stop]
 
     def chunk(self, raw: Any) -> Any:
@@ -200,6 +208,7 @@ class Machine:
         if size > MAX_NAME:
             self.push(self.tools.text(self.span(size)))
         else:
+            self.count_text(size)
             self.push(self.take(size).decode("utf-8"))
 
     def text_line(self) -> None:
@@ -208,18 +217,23 @@ class Machine:
             line.release()  # looking for its end has read it
             self.push(self.tools.text(line, escaped=True))
         else:
+            self.count_text(line.size)
             self.push(codecs.decode(self.data[line.start : line.stop], "raw-unicode-escape"))
 
     def string_line(self) -> None:
         """Python 2's str at protocol 0: as its source code would have it."""
-        quoted = self.line()
+        quoted = self.line(MAX_TEXT)
         if len(quoted) < 2 or quoted[:1] != quoted[-1:] or quoted[:1] not in (b"'", b'"'):
             raise FormatError("holds a damaged pickle: a text without quotes")
         self.push(codecs.escape_decode(quoted[1:-1])[0].decode("latin-1"))  # type: ignore[attr-defined]
 
     def string(self, size: int) -> None:
         """Python 2's str: a name or bytes."""
-        self.push(self.take(size).decode("latin-1") if size <= MAX_NAME else self.span(size))
+        if size > MAX_NAME:
+            self.push(self.span(size))
+        else:
+            self.count_text(size)
+            self.push(self.take(size).decode("latin-1"))
 
     def integer_line(self) -> None:
         digits = self.line(MAX_DIGITS)
