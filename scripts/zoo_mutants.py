@@ -42,6 +42,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("formats/machine.py", "target.extend(map(as_data, items))", "target.extend(items)", SCAN),
     ("formats/machine.py", "if self.held > MAX_HELD * len(self.data) + HELD_SLACK:", "if False:", SCAN),
     ("formats/machine.py", "if self.text_bytes > MAX_TEXT:", "if False:", SCAN),
+    ("formats/machine.py", "            place = window.stop\n", "            place = stop\n", SCAN),
     ("formats/machine.py", "if self.steps > MAX_STEPS:", "if False:", DRILL),
     ("formats/machine.py", "            as_state(state)\n        else:", "            pass\n        else:", SCAN),
     ("formats/scan.py", "if archive.ends_here(data):", "if False:", SCAN),

@@ -37,7 +37,9 @@ def shorten(text: object) -> str:
 
 
 class Span:
-    """Bytes `start:stop` of a file."""
+    """Bytes `start:stop` of a file's memory map (or of a bytes object), looked at only when they are wanted."""
+
+    __slots__ = ("source", "start", "stop")
 
     def __init__(self, source: Data, start: int, stop: int):
         self.source, self.start, self.stop = source, start, stop
@@ -48,6 +50,9 @@ class Span:
 
     def release(self) -> None:
         """Let the system take the pages back; a later look fetches them from the file again."""
+        if isinstance(self.source, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            first = self.start - self.start % mmap.PAGESIZE
+            self.source.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
 
 
 class TextBytes:

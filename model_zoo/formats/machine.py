@@ -36,6 +36,7 @@ from model_zoo.formats.names import (
 MAX_STEPS = 1_000_000  # opcodes; a model of a thousand tensors takes some 40,000
 MAX_NAME = 65536  # bytes; longer text can only be bytes written as text
 MAX_DIGITS = 64
+WINDOW = 16 << 20  # bytes in which the end of a line is looked for at once
 MAX_TEXT = 48 << 20  # bytes of all names and short texts, which become objects
 # What the tensors may hold together, as a multiple of the file, and bytes. Several may share their numbers.
 MAX_HELD, HELD_SLACK = 4, 1 << 20
@@ -130,7 +131,13 @@ class Machine:
 
     def line_span(self, limit: int | None = None) -> Any:
         stop = self.stop if limit is None else min(self.stop, self.position + limit + 1)
-        end = self.data.find(b"\n", self.position, stop)
+        place, end = self.position, -1
+        while end < 0 and place < stop:
+            window = self.tools.span(self.data, place, min(place + WINDOW, stop))
+            end = self.data.find(b"\n", place, window.stop)
+            place = window.stop
+            if window.size == WINDOW:  # what has been searched would stay in memory
+                window.release()
         if end < 0:
             raise FormatError("ends early, or is no pickle: a line of text does not end")
         line = self.span(end - self.position)

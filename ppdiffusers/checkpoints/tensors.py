@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import mmap
 from typing import Any, Dict, Iterator, Optional, Sequence, Union
 
 import numpy as np
 
+from model_zoo import formats
 from model_zoo.formats import check_shape, check_tensor, dense_strides
 from ppdiffusers.checkpoints.errors import FormatError
 
@@ -29,19 +29,10 @@ PIECE = 2**20  # bytes of text that are decoded at once
 LONGEST_ESCAPE = len("\\U0001F600")
 
 
-class Span:
-    """Bytes `start:stop` of a file's memory map (or of a bytes object), looked at only when they are wanted."""
+class Span(formats.Span):
+    """Bytes `start:stop` of a file that become an array."""
 
-    __slots__ = ("source", "start", "stop")
-
-    def __init__(self, source: Union[mmap.mmap, bytes], start: int, stop: int):
-        self.source = source
-        self.start = start
-        self.stop = stop
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
+    __slots__ = ()
 
     def buffer(self) -> memoryview:
         return memoryview(self.source)[self.start : self.stop]
@@ -52,12 +43,6 @@ class Span:
             piece = Span(self.source, start, min(start + PIECE, self.stop))
             yield bytes(piece.buffer())
             piece.release()
-
-    def release(self) -> None:
-        """Let the system take the pages back; a later look fetches them from the file again."""
-        if isinstance(self.source, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            first = self.start - self.start % mmap.PAGESIZE
-            self.source.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
 
 
 class TextBytes:

@@ -354,6 +354,7 @@ SHORT_TEXTS = {
 def test_short_texts_have_a_bound_together(kind, write, monkeypatch):
     """Each becomes an object: half a gigabyte of them took two."""
     monkeypatch.setattr(machine, "MAX_TEXT", 2000)
+    monkeypatch.setattr(machine, "WINDOW", 7)  # the end of a line is looked for piece by piece
     start, one, end = SHORT_TEXTS[kind]
     assert scan(write(start + one * 3 + end)).safe
     assert "of names and short texts" in scan(write(start + one * 4 + end)).reason
