@@ -97,6 +97,16 @@ class Model(nn.Layer, Configurable):
         """Type of the parameters."""
         return next(iter(self.parameters())).dtype
 
+    @property
+    def device(self) -> Any:
+        """Where the parameters are: a place of paddle's."""
+        return next(iter(self.parameters())).place
+
+    @property
+    def downsampling_factor(self) -> int:
+        """How much smaller the coarsest maps are, along a side: each level of the config halves them."""
+        return 2 ** (len(self.config.get("block_out_channels") or [1]) - 1)
+
     def num_parameters(self) -> int:
         return sum(math.prod(parameter.shape) for parameter in self.parameters())
 
