@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 
 from ppdiffusers.inference import gpu, onednn
-from ppdiffusers.inference.parts import Inputs
+from ppdiffusers.inference.parts import Inputs, full_shape
 from ppdiffusers.threads import get_num_threads
 
 logger = logging.getLogger("ppdiffusers")
@@ -32,8 +32,7 @@ _EXAMPLE_BATCH = 2
 _EXAMPLE_LENGTH = 5  # of a sequence
 
 Arrays = Union[np.ndarray, Tuple[np.ndarray, ...]]  # of one result, or of several
-
-
+Engine = Callable[[Dict[str, np.ndarray]], Arrays]
 _NAMES = {"onednn": "oneDNN", "inference": "Paddle Inference"}
 
 
@@ -80,7 +79,7 @@ class PaddleInferenceEngine:
         for name, array in arrays.items():
             self._predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(array))
         self._predictor.run()
-        return _one_or_all([output.copy_to_cpu() for output in self._outputs])
+        return one_or_all([output.copy_to_cpu() for output in self._outputs])
 
     @classmethod
     def _after_fork(cls) -> None:
@@ -143,10 +142,10 @@ class OneDNNEngine:
             self._plans[key] = found  # the latest at the end
             while len(self._plans) > _PLANS:
                 del self._plans[next(iter(self._plans))]
-        return _one_or_all(found.run(arrays))
+        return one_or_all(found.run(arrays))
 
 
-def _one_or_all(arrays: List[np.ndarray]) -> Arrays:
+def one_or_all(arrays: List[np.ndarray]) -> Arrays:
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
@@ -159,7 +158,7 @@ def start_inference(write: Callable[[Path], Tuple[Path, Path]], setup: Setup, in
     with tempfile.TemporaryDirectory(prefix="ppdiffusers-") as scratch:
         files = write(Path(scratch))
         if setup.tensorrt:
-            files = gpu.with_tensorrt(files[0], inputs, gpu.Sizes(), setup.precision, Path(scratch))
+            files = gpu.with_tensorrt(files[0], inputs, setup.precision, Path(scratch))
         return PaddleInferenceEngine(*files, setup)
 
 
@@ -182,17 +181,16 @@ class Runner:
         self,
         name: str,
         ways: List[Setup],
-        start: Callable[[Setup], Callable[[Dict[str, np.ndarray]], Arrays]],
+        start: Callable[[Setup], Engine],
         examples: Callable[[], Dict[str, np.ndarray]],
-        wanted: Callable[[Dict[str, np.ndarray]], Arrays],
+        wanted: Engine,
     ):
         self.name, self.ways = name, ways
         self.seconds = 0.0  # that compiling took, checks included
         self.setup: Optional[Setup] = None  # of the latest call
         self._start, self._examples, self._wanted = start, examples, wanted
-        self._engines: Dict[Setup, Callable[[Dict[str, np.ndarray]], Arrays]] = {}
-        self._problems: Dict[Setup, str] = {}
-        self._refused: Dict[Any, str] = {}  # by way and sizes
+        self._engines: Dict[Setup, Engine] = {}
+        self._problems: Dict[Any, str] = {}  # of ways, or of ways at certain sizes
         self._answer: Optional[Tuple[Dict[str, np.ndarray], Arrays]] = None
         self._lock = threading.RLock()
 
@@ -202,48 +200,36 @@ class Runner:
             NoEngine: no way is left for these sizes.
         """
         sizes = tuple(sorted((name, array.shape) for name, array in arrays.items()))
-        problems = []
+        problems: List[str] = []
         for setup in self.ways:
-            problem = self._refused.get((setup, sizes))
             try:
+                with self._lock:
+                    if setup not in self._engines and setup not in self._problems:
+                        self._compare(setup)
+                problem = self._problems.get(setup) or self._problems.get((setup, sizes))
                 if problem is None:
-                    engine, problem = self._engine(setup)
-                if problem is None:
-                    result = engine(arrays)
+                    result = self._engines[setup](arrays)
                     self.setup = setup
                     return result
             except (onednn.NotEnoughMemory, MemoryError) as error:  # the other ways would need more
                 logger.warning("%s: no room for this size in %s: %s", self.name, setup, last_line(error))
                 raise NoEngine(f"has no room in {setup}: {last_line(error)}") from None
             except Exception as error:  # whatever an engine raises, the next one may do
-                problem = f"does not run in {setup} at this size: {last_line(error)}"
-                self._refused[setup, sizes] = problem
+                problem = self._problems[setup, sizes] = f"does not run in {setup} at this size: {last_line(error)}"
                 logger.warning("%s %s", self.name, problem)
             problems.append(problem)
         self.setup = None
-        raise NoEngine("; ".join(map(str, problems)))
+        raise NoEngine("; ".join(problems))
 
-    def _engine(self, setup: Setup) -> Tuple[Any, Optional[str]]:
-        """The engine of a way, or what is wrong with it."""
-        with self._lock:
-            if setup not in self._engines and setup not in self._problems:
-                started = time.perf_counter()
-                self._try(setup)
-                self.seconds += time.perf_counter() - started
-                if setup in self._engines:
-                    logger.info("%s runs in %s; compiled in %.1f s", self.name, setup, self.seconds)
-                else:
-                    logger.warning("%s %s", self.name, self._problems[setup])
-            return self._engines.get(setup), self._problems.get(setup)
-
-    def _try(self, setup: Setup) -> None:
+    def _compare(self, setup: Setup) -> None:
+        """Start a way, and find out whether it is right."""
+        started = time.perf_counter()
         if self._answer is None:
             examples = self._examples()
             self._answer = examples, self._wanted(examples)
-        examples, wanted = self._answer
         try:
             engine = self._start(setup)
-            worst, rms = relative_error(wanted, engine(examples))
+            worst, rms = relative_error(self._answer[1], engine(self._answer[0]))
         except (onednn.NotEnoughMemory, MemoryError):
             raise
         except Exception as error:  # whatever an engine raises, the next one may do
@@ -253,6 +239,11 @@ class Runner:
                 self._engines[setup] = engine
             else:
                 self._problems[setup] = f"is wrong by {worst:.1g} in {setup}, which is not used"
+        self.seconds += time.perf_counter() - started
+        if setup in self._engines:
+            logger.info("%s runs in %s; compiled in %.1f s", self.name, setup, self.seconds)
+        else:
+            logger.warning("%s %s", self.name, self._problems[setup])
 
 
 def on_tensors(run: Callable[[Dict[str, np.ndarray]], Arrays], inputs: Inputs, tensors: Sequence[Any]) -> Any:
@@ -264,18 +255,17 @@ def on_tensors(run: Callable[[Dict[str, np.ndarray]], Arrays], inputs: Inputs, t
     return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
 
 
-def example_arrays(inputs: Inputs, levels: int) -> Dict[str, np.ndarray]:
+def example_arrays(inputs: Inputs, factor: int) -> Dict[str, np.ndarray]:
     """Small inputs of the right shapes, always the same.
 
     Args:
-        levels: of the model; maps have sides that can be halved as often.
+        factor: the model's `downsampling_factor`.
     """
     draw = np.random.default_rng(0)
-    side = max(2**levels, gpu.Sizes().multiple)
+    side = max(2 * factor, gpu.Sizes().multiple)
     arrays = {}
     for name, (shape, dtype) in inputs.items():
-        free = iter([_EXAMPLE_BATCH, *([side, side] if len(shape) == 4 else [_EXAMPLE_LENGTH])])
-        full = [next(free) if size is None else size if size > 0 else side // -size for size in shape]
+        full = full_shape(shape, _EXAMPLE_BATCH, side, _EXAMPLE_LENGTH)
         values = draw.integers(0, 10, full) if dtype == "int64" else draw.standard_normal(full)
         arrays[name] = values.astype(dtype)
     return arrays
@@ -336,11 +326,10 @@ def relative_error(wanted: Arrays, got: Arrays) -> Tuple[float, float]:
     """Largest difference over the largest wanted value, and root mean square difference over that of what is wanted;
     of several results the largest of each."""
     if isinstance(wanted, tuple) and isinstance(got, tuple) and len(wanted) == len(got):
-        worst, rms = zip(*(relative_error(*pair) for pair in zip(wanted, got)))
+        worst, rms = zip(*map(relative_error, wanted, got))
         return max(worst), max(rms)
-    if isinstance(wanted, tuple) or isinstance(got, tuple):  # of different numbers of results
-        return float("inf"), float("inf")
-    if wanted.shape != got.shape or not np.isfinite(got).all():
+    several = isinstance(wanted, tuple) or isinstance(got, tuple)  # and of different numbers
+    if several or wanted.shape != got.shape or not np.isfinite(got).all():
         return float("inf"), float("inf")
     difference = np.abs(wanted.astype(np.float64) - got)
     rms = np.sqrt((difference**2).mean()) / (np.sqrt((wanted.astype(np.float64) ** 2).mean()) or 1.0)

@@ -122,7 +122,7 @@ def _write_model(model: Model, root: Path, name: str) -> Dict[str, Any]:
         names = {"program": f"{part.name}.json", "parameters": f"{part.name}.pdiparams", "example": f"{part.name}.npz"}
         program.save(folder / names["program"])
         program.save_parameters(folder / names["parameters"])
-        arrays: Dict[str, Any] = example_arrays(part.inputs, len(model.config.get("block_out_channels") or [1]))
+        arrays: Dict[str, Any] = example_arrays(part.inputs, model.downsampling_factor)
         arrays[ANSWER] = run_layers(model, part, arrays)
         np.savez(folder / names["example"], **arrays)
         shapes = {key: {"shape": shape, "dtype": dtype} for key, (shape, dtype) in part.inputs.items()}
@@ -157,5 +157,6 @@ def _try(folder: Path, kinds: Dict[str, Any]) -> None:
     """
     exported = Exported(folder)
     for name, kind in kinds.items():
-        for part in exported.load(name, kind, "inference", "fp32")._parts.values():
-            part.run()
+        model = exported.load(name, kind, "inference", "fp32")
+        for part in model._parts.values():
+            part(*map(paddle.to_tensor, example_arrays(part.part.inputs, model.downsampling_factor).values()))

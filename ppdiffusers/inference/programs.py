@@ -12,14 +12,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Tuple
 
 import numpy as np
 import paddle
 from paddle import nn
 
 from ppdiffusers.config import replacing
-from ppdiffusers.inference.parts import Inputs, Part
+from ppdiffusers.inference.parts import Part
 from ppdiffusers.models.half_precision import HALF, in_float32
 from ppdiffusers.models.weights import tensors_of
 
@@ -41,6 +41,13 @@ class Program:
 
     ir: Any
     parameters: Dict[str, paddle.Tensor]
+
+    def save_all(self, folder: Path) -> Tuple[Path, Path]:
+        """Write program and weights for Paddle Inference; returns their files."""
+        files = folder / "program.json", folder / "program.pdiparams"
+        self.save(files[0])
+        self.save_parameters(files[1])
+        return files
 
     def save(self, file: Path) -> None:
         """Write it as Paddle Inference reads it.
@@ -108,9 +115,12 @@ def _trace(model: Any, part: Part) -> Tuple[Any, Dict[str, paddle.Tensor]]:
     # Not by `paddle.jit.to_static`: it rewrites the source of what it calls, which takes longer than the trace and is
     # not needed, as no branch in the layers depends on a tensor.
     _enter_static_mode()
-    main, startup = paddle.static.Program(), paddle.static.Program()
-    with paddle.static.program_guard(main, startup):
-        feeds = [paddle.static.data(name, shape, dtype) for name, (shape, dtype) in _feeds(part.inputs)]
+    main = paddle.static.Program()
+    with paddle.static.program_guard(main, paddle.static.Program()):
+        feeds = [
+            paddle.static.data(name, [-1 if size is None or size < 0 else size for size in shape], dtype)
+            for name, (shape, dtype) in part.inputs.items()
+        ]
         try:
             with to_static_mode_guard(True):  # layers give their weights as values of the program
                 outputs = part.function(model, *feeds)
@@ -141,13 +151,6 @@ def _named_like(layer: nn.Layer, tensor: Any) -> Any:
         parameter = layer.create_parameter(tensor.shape, dtype="float32")
     parameter.name = tensor.name
     return parameter
-
-
-def _feeds(inputs: Inputs) -> List[Tuple[str, Tuple[List[int], str]]]:
-    return [
-        (name, ([size if size is not None and size > 0 else -1 for size in shape], dtype))
-        for name, (shape, dtype) in inputs.items()
-    ]
 
 
 def _enter_static_mode() -> None:

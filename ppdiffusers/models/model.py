@@ -220,23 +220,20 @@ def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str, disable_mm
     """
     parameters = dict(model.state_dict())
     sources = _weights_in(checkpoint, model)
-    missing = [name for name in parameters if name not in sources]
-    unexpected = [source.key for name, source in sources.items() if name not in parameters]
-    misshaped = []
-    for name, parameter in parameters.items():
-        if name in sources:
-            key, transposed = sources[name]
-            shape, wanted = tuple(checkpoint.shape(key)), tuple(parameter.shape)
-            if (shape[::-1] if transposed else shape) != wanted:
-                misshaped.append(f"{key} is {list(shape)}, the config wants {list(wanted)}")
-    if missing or unexpected or misshaped:
-        problems = [
-            f"{kind}: {', '.join(names)}"
-            for kind, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshaped))
-            if names
-        ]
+    problems: Dict[str, List[str]] = {
+        "missing": [name for name in parameters if name not in sources],
+        "unexpected": [source.key for name, source in sources.items() if name not in parameters],
+        "wrong shape": [],
+    }
+    for name in filter(sources.__contains__, parameters):
+        key, transposed = sources[name]
+        shape, wanted = list(checkpoint.shape(key)), list(parameters[name].shape)
+        if (shape[::-1] if transposed else shape) != wanted:
+            problems["wrong shape"].append(f"{key} is {shape}, the config wants {wanted}")
+    if any(problems.values()):
+        told = "; ".join(f"{kind}: {', '.join(found)}" for kind, found in problems.items() if found)
         raise CheckpointError(
-            f"{checkpoint.path} does not fit {type(model).__name__}: {'; '.join(problems)}. "
+            f"{checkpoint.path} does not fit {type(model).__name__}: {told}. "
             "Is it the config.json that was saved with these weights?"
         )
     place = current_place()
