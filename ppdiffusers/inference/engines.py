@@ -328,8 +328,7 @@ def relative_error(wanted: Arrays, got: Arrays) -> Tuple[float, float]:
     if isinstance(wanted, tuple) and isinstance(got, tuple) and len(wanted) == len(got):
         worst, rms = zip(*map(relative_error, wanted, got))
         return max(worst), max(rms)
-    several = isinstance(wanted, tuple) or isinstance(got, tuple)  # and of different numbers
-    if several or wanted.shape != got.shape or not np.isfinite(got).all():
+    if isinstance(wanted, tuple) or isinstance(got, tuple) or wanted.shape != got.shape or not np.isfinite(got).all():
         return float("inf"), float("inf")
     difference = np.abs(wanted.astype(np.float64) - got)
     rms = np.sqrt((difference**2).mean()) / (np.sqrt((wanted.astype(np.float64) ** 2).mean()) or 1.0)
