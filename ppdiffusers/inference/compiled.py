@@ -124,6 +124,7 @@ class CompiledModel(StandIn):
         return self._now().runner(part)
 
     def _without_engine(self, part: Part, tensors: Sequence[paddle.Tensor], reason: NoEngine) -> Any:
+        use_threads()
         return part.by_layers(self.model, *tensors)
 
 
@@ -231,6 +232,7 @@ def _give_back(tensors: Dict[str, paddle.Tensor]) -> Callable[[str], None]:
 
 def run_layers(model: Any, part: Part, arrays: Dict[str, np.ndarray]) -> Arrays:
     """What the layers make of a part's inputs, as float32 arrays."""
+    use_threads()
     with paddle.no_grad():
         results = part.by_layers(model, *map(paddle.to_tensor, arrays.values()))
     several = results if isinstance(results, tuple) else (results,)

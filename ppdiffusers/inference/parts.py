@@ -9,7 +9,6 @@ from ppdiffusers.models import AutoencoderKL, LDMBertModel, VQModel
 from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.model import Model
 from ppdiffusers.models.unet import UNet
-from ppdiffusers.threads import use_threads
 
 # Name to shape and type of a tensor. None is a size that differs from call to call, and -n an n-th of such a height or
 # width.
@@ -32,7 +31,6 @@ class Part:
 
     def by_layers(self, model: Any, *tensors: Any) -> Any:
         """This, computed by the layers of `model`."""
-        use_threads()
         return runs_in_half(self.function)(model, *tensors)
 
 
