@@ -211,7 +211,7 @@ class _Moment:
             tensors = {tensor.name: tensor for tensor in self.snapshot.tensors}
             self._weights[precision] = onednn.Weights(
                 {name: functools.partial(as_float32, tensor) for name, tensor in tensors.items()},
-                onednn.TYPES[precision],
+                onednn.FP32 if precision == "fp32" else onednn.BF16,
                 _give_back(tensors),
             )
         return self._weights[precision]

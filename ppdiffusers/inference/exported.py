@@ -246,7 +246,8 @@ class ExportedModel(CompiledModel):
         arrays = map_parameters(program, files.parameters)  # raises; Paddle would run with a file that is cut
         if setup.engine == "onednn":
             parameters = {name: functools.partial(np.array, array) for name, array in arrays.items()}
-            return OneDNNEngine(program, onednn.Weights(parameters, onednn.TYPES[setup.precision]))
+            dtype = onednn.FP32 if setup.precision == "fp32" else onednn.BF16
+            return OneDNNEngine(program, onednn.Weights(parameters, dtype))
         return start_inference(lambda _: files[:2], setup, part.inputs)
 
     def _without_engine(self, part: Part, tensors: Any, reason: NoEngine) -> NoReturn:

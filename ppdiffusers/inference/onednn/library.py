@@ -17,7 +17,6 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 import paddle
 
 FP32, BF16 = 3, 2  # types
-TYPES = {"fp32": FP32, "bf16": BF16}  # by precision
 ITEM_BYTES = {FP32: 4, BF16: 2}
 SRC, SRC_1, DST, WEIGHTS, MEAN, VARIANCE, SCALE, SHIFT, SCRATCHPAD = 1, 2, 17, 33, 49, 50, 51, 52, 80  # arguments
 ADD, MUL, SUB, DIV = 0x1FFF0, 0x1FFF1, 0x1FFF5, 0x1FFF4  # algorithms

@@ -168,9 +168,9 @@ def _matmul(plan: Planner, attrs: Dict[str, Any], x: Any, y: Any) -> Tensor:
         return _linear_layer(plan, attrs, x, y)
     x, y = plan.tensor(x), plan.tensor(y)
     if attrs["transpose_x"]:
-        x = x.permuted([*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2])
+        x = x.turned
     if attrs["transpose_y"]:
-        y = y.permuted([*range(len(y.shape) - 2), len(y.shape) - 1, len(y.shape) - 2])
+        y = y.turned
     lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     result = plan.steps.allocate((*lead, x.shape[-2], y.shape[-1]), x.dtype, range(len(lead) + 2))
     return _product(plan, x, y, result)
@@ -220,11 +220,9 @@ def _attention(plan: Planner, attrs: Dict[str, Any], scores: Scores, value: Tens
     rank = len(query.shape)
     if attrs["transpose_x"] or attrs["transpose_y"] or not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
         raise UnsupportedOperator("attention of other shapes than [..., T, d], [..., S, d] and [..., S, e]")
-    if scores.transposed:
-        key = key.permuted([*range(rank - 2), rank - 1, rank - 2])
+    key = key.turned if scores.transposed else key
     lead, rows, columns = query.shape[:-2], query.shape[-2], key.shape[-1]
-    order = sorted(range(rank), key=lambda axis: -value.strides[axis])
-    result = plan.steps.allocate((*lead, rows, value.shape[-1]), value.dtype, order)
+    result = plan.steps.allocate((*lead, rows, value.shape[-1]), value.dtype, value.order)
     if prod(lead) * rows * columns <= plan.scores_at_once:
         heads: List[Tuple[int, ...]] = [()]
         shape = (*lead, rows, columns)
@@ -398,22 +396,6 @@ def _cast(plan: Planner, attrs: Dict[str, Any], x: Any) -> Any:
     return plan.steps.add_host(lambda arena: np.copyto(result.array(arena), x.array, "unsafe"), [], result)
 
 
-def _by_numpy(function: Callable[..., Any]) -> Callable[..., Tensor]:
-    """For what oneDNN has no kernel of, and what is done to vectors only."""
-
-    def translate(plan: Planner, attrs: Dict[str, Any], x: Any) -> Tensor:
-        given = plan.tensor(x)
-        source = plan.tensor(given, FP32)
-        result = plan.like(source)
-
-        def compute(arena: int) -> None:
-            function(source.array(arena), out=result.array(arena))
-
-        return plan.tensor(plan.steps.add_host(compute, [source], result), given.dtype)
-
-    return translate
-
-
 def _eltwise(algorithm: int, alpha: float = 0.0) -> Callable[..., Tensor]:
     return lambda plan, attrs, x: plan.apply(x, algorithm, alpha)
 
@@ -451,8 +433,6 @@ OPERATORS: Dict[str, Callable[..., Any]] = {
     "sigmoid": _eltwise(library.LOGISTIC),
     "tanh": _eltwise(library.TANH),
     "exp": _eltwise(library.EXP),
-    "sin": _by_numpy(np.sin),
-    "cos": _by_numpy(np.cos),
     "softmax": _softmax,
     "shape64": lambda plan, attrs, x: np.array(shape_of(x), np.int64),
     "reshape": _reshape,

@@ -151,7 +151,7 @@ class Planner:
         """A map as convolutions read it: channels last, and of their type."""
         source = self.tensor(value)
         wanted = self.steps.allocate(source.shape, self.dtype)
-        if source.dtype == self.dtype and _same_strides(source, wanted):
+        if source.dtype == self.dtype and source.lies_as(wanted.strides):
             return source
         return self.copy_into(source, wanted)
 
@@ -175,8 +175,7 @@ class Planner:
 
     def like(self, source: Tensor) -> Tensor:
         """Room for the results of something done to each element."""
-        order = sorted(range(len(source.shape)), key=lambda axis: -source.strides[axis])
-        return self.steps.allocate(source.shape, source.dtype, order)
+        return self.steps.allocate(source.shape, source.dtype, source.order)
 
     # What many operators are made of
 
@@ -248,10 +247,6 @@ def _name(op: Any) -> str:
     return op.name().split(".")[-1].rstrip("_")
 
 
-def _same_strides(a: Tensor, b: Tensor) -> bool:
-    return all(x == y for x, y, size in zip(a.strides, b.strides, a.shape) if size != 1)
-
-
 def _linear(algorithm: int, number: float) -> Tuple[int, float, float]:
     """The same with a number, as alpha * x + beta."""
     alpha = {library.MUL: number, library.DIV: 1 / number if number else 0.0}.get(algorithm, 1.0)
@@ -266,7 +261,7 @@ def _aligned(other: Tensor, view: Tensor) -> Optional[Tensor]:
     """
     assert view.step is not None
     written = view.step.result
-    if other.shape == view.shape and _same_strides(other, view):
+    if other.shape == view.shape and other.lies_as(view.strides):
         return other.view(written.shape, written.strides)
     varying = [axis - len(other.shape) for axis, size in enumerate(other.shape) if size != 1]
     if not varying:
@@ -277,6 +272,6 @@ def _aligned(other: Tensor, view: Tensor) -> Optional[Tensor]:
             shape = [1] * len(written.shape)
             shape[fast[0]] = other.shape[varying[0]]
             return other.reshaped(shape)
-    if written.shape == view.shape and _same_strides(written, view):
+    if written.shape == view.shape and written.lies_as(view.strides):
         return other.reshaped((1,) * (len(view.shape) - len(other.shape)) + other.shape)
     return None
