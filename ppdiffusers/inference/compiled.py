@@ -7,7 +7,7 @@ import functools
 import logging
 import re
 import threading
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -181,8 +181,7 @@ class _Moment:
                     name,
                     self.ways,
                     lambda setup: self._start(setup, program, part.inputs),
-                    lambda: example_arrays(part.inputs, self.model.downsampling_factor),
-                    lambda arrays: run_layers(self.model, part, arrays),
+                    lambda: layers_on_examples(self.model, part),
                 )
             return self._runners[part.name]
 
@@ -230,13 +229,14 @@ def _give_back(tensors: Dict[str, paddle.Tensor]) -> Callable[[str], None]:
     return released
 
 
-def run_layers(model: Any, part: Part, arrays: Dict[str, np.ndarray]) -> Arrays:
-    """What the layers make of a part's inputs, as float32 arrays."""
+def layers_on_examples(model: Any, part: Part) -> Tuple[Dict[str, np.ndarray], Arrays]:
+    """Small inputs of a part, and what the layers make of them, as float32 arrays."""
     use_threads()
+    arrays = example_arrays(part.inputs, model.downsampling_factor)
     with paddle.no_grad():
         results = part.by_layers(model, *map(paddle.to_tensor, arrays.values()))
     several = results if isinstance(results, tuple) else (results,)
-    return one_or_all([each.astype("float32").numpy() for each in several])
+    return arrays, one_or_all([each.astype("float32").numpy() for each in several])
 
 
 class Worth(NamedTuple):

@@ -5,6 +5,7 @@ An engine is called with numpy arrays by the names of the program's inputs, from
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
+import paddle
 
 from ppdiffusers.inference import gpu, onednn
 from ppdiffusers.inference.parts import Inputs, full_shape
@@ -173,8 +175,7 @@ class Runner:
         name: in messages.
         ways: the fastest first.
         start: gives the engine of a way.
-        examples: small inputs.
-        wanted: gives the right results for them.
+        check: gives small inputs, and the right results for them.
     """
 
     def __init__(
@@ -182,16 +183,14 @@ class Runner:
         name: str,
         ways: List[Setup],
         start: Callable[[Setup], Engine],
-        examples: Callable[[], Dict[str, np.ndarray]],
-        wanted: Engine,
+        check: Callable[[], Tuple[Dict[str, np.ndarray], Arrays]],
     ):
         self.name, self.ways = name, ways
         self.seconds = 0.0  # that compiling took, checks included
         self.setup: Optional[Setup] = None  # of the latest call
-        self._start, self._examples, self._wanted = start, examples, wanted
+        self._start, self._check = start, functools.cache(check)
         self._engines: Dict[Setup, Engine] = {}
         self._problems: Dict[Any, str] = {}  # of ways, or of ways at certain sizes
-        self._answer: Optional[Tuple[Dict[str, np.ndarray], Arrays]] = None
         self._lock = threading.RLock()
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
@@ -224,12 +223,10 @@ class Runner:
     def _compare(self, setup: Setup) -> None:
         """Start a way, and find out whether it is right."""
         started = time.perf_counter()
-        if self._answer is None:
-            examples = self._examples()
-            self._answer = examples, self._wanted(examples)
+        examples, wanted = self._check()
         try:
             engine = self._start(setup)
-            worst, rms = relative_error(self._answer[1], engine(self._answer[0]))
+            worst, rms = relative_error(wanted, engine(examples))
         except (onednn.NotEnoughMemory, MemoryError):
             raise
         except Exception as error:  # whatever an engine raises, the next one may do
@@ -248,8 +245,6 @@ class Runner:
 
 def on_tensors(run: Callable[[Dict[str, np.ndarray]], Arrays], inputs: Inputs, tensors: Sequence[Any]) -> Any:
     """What `run` makes of paddle's tensors, given in the order of `inputs`, as tensors."""
-    import paddle
-
     given = zip(inputs.items(), tensors)
     results = run({name: tensor.astype(dtype).numpy() for (name, (_, dtype)), tensor in given})
     return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
@@ -273,8 +268,6 @@ def example_arrays(inputs: Inputs, factor: int) -> Dict[str, np.ndarray]:
 
 def has_bfloat16() -> bool:
     """Whether this CPU computes in bfloat16 (AVX512_BF16 or AMX), and ONEDNN_MAX_CPU_ISA does not keep it from it."""
-    import paddle
-
     supported = getattr(paddle.base.core, "supports_bfloat16_fast_performance", None)
     return bool(supported and supported()) and (not onednn.is_there() or onednn.has_bfloat16())
 
@@ -282,11 +275,7 @@ def has_bfloat16() -> bool:
 def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = False) -> List[Setup]:
     """Ways to run a program, the fastest first; a later one is for where an earlier one fails its check.
 
-    Args:
-        engine: "auto", "onednn" or "inference".
-        precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16", which is "auto" there.
-        device: "cpu", "gpu" or "gpu:1".
-        tensorrt: on a GPU, TensorRT for what it takes of a program.
+    Arguments are those of `compile_model`, but for the engine "eager".
 
     Raises:
         ValueError: unknown, or not possible here; names the remedy.
@@ -299,8 +288,7 @@ def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = Fa
         raise ValueError(f"engine {engine!r} is unknown; use 'auto', 'eager', {', '.join(map(repr, _NAMES))}")
     if engine == "onednn" and not onednn.is_there():
         raise ValueError("engine 'onednn' needs a paddle that carries oneDNN 3, as its x86 wheels do; use 'auto'")
-    if precision not in ("auto", *PRECISIONS):
-        raise ValueError(f"precision {precision!r} is unknown; use 'auto', {', '.join(map(repr, PRECISIONS))}")
+    check_precision(precision)
     if precision == "bf16" and not has_bfloat16():
         raise ValueError("precision 'bf16': this CPU has no bfloat16 arithmetic; use 'fp32' or 'auto'")
     kinds = [engine] if engine != "auto" else (["onednn"] if onednn.is_there() else []) + ["inference"]
@@ -309,6 +297,12 @@ def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = Fa
     if "inference" in kinds:
         found.append(Setup("inference", "fp32", onednn=False))
     return found
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError for one that CPUs do not have."""
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision {precision!r} is unknown; use 'auto', {', '.join(map(repr, PRECISIONS))}")
 
 
 def _gpu_setups(engine: str, precision: str, device: str, tensorrt: bool) -> List[Setup]:

@@ -23,17 +23,9 @@ import paddle
 from model_zoo import digests
 from ppdiffusers.checkpoints import save_safetensors
 from ppdiffusers.config import PathLike, appearing, write_json
-from ppdiffusers.inference.compiled import run_layers
-from ppdiffusers.inference.engines import example_arrays
-from ppdiffusers.inference.exported import (
-    ANSWER,
-    FORMAT,
-    MANIFEST,
-    Exported,
-    ExportError,
-    check_precision,
-    is_exported,
-)
+from ppdiffusers.inference.compiled import layers_on_examples
+from ppdiffusers.inference.engines import check_precision, example_arrays
+from ppdiffusers.inference.exported import ANSWER, FORMAT, MANIFEST, Exported, ExportError, is_exported
 from ppdiffusers.inference.parts import parts_of
 from ppdiffusers.inference.programs import UnsupportedPaddle, trace
 from ppdiffusers.inference.stand_in import StandIn
@@ -122,9 +114,9 @@ def _write_model(model: Model, root: Path, name: str) -> Dict[str, Any]:
         names = {"program": f"{part.name}.json", "parameters": f"{part.name}.pdiparams", "example": f"{part.name}.npz"}
         program.save(folder / names["program"])
         program.save_parameters(folder / names["parameters"])
-        arrays: Dict[str, Any] = example_arrays(part.inputs, model.downsampling_factor)
-        arrays[ANSWER] = run_layers(model, part, arrays)
-        np.savez(folder / names["example"], **arrays)
+        examples, wanted = layers_on_examples(model, part)
+        saved: Dict[str, Any] = {**examples, ANSWER: wanted}
+        np.savez(folder / names["example"], **saved)
         shapes = {key: {"shape": shape, "dtype": dtype} for key, (shape, dtype) in part.inputs.items()}
         parts[part.name] = {**{key: f"{name}/{file}" for key, file in names.items()}, "inputs": shapes}
     replaced = _replaced(model, held)

@@ -23,6 +23,7 @@ from ppdiffusers.inference.engines import (
     OneDNNEngine,
     Runner,
     Setup,
+    check_precision,
     has_bfloat16,
     start_inference,
 )
@@ -55,11 +56,6 @@ class PartFiles(NamedTuple):
 
 def is_exported(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
-
-
-def check_precision(precision: str) -> None:
-    if precision not in ("auto", *PRECISIONS):
-        raise ValueError(f"precision {precision!r} is unknown; use 'auto', {', '.join(map(repr, PRECISIONS))}")
 
 
 class Exported:
@@ -136,8 +132,7 @@ class Exported:
         """The component `name`, in place of a `kind`; its programs are started when they are first called.
 
         Args:
-            engine: "auto", "onednn" or "inference".
-            precision: "auto" is the one that was chosen at export.
+            engine, precision: as of `compile_model`; "auto" is the precision that was chosen at export.
             dtype: of the parameters in memory; there is only float32.
 
         Raises:
@@ -230,13 +225,12 @@ class ExportedModel(CompiledModel):
         with self._lock:
             if part.name not in self._runners:
                 example = _example(files.example, part)
-                answer = example.pop(ANSWER)
+                check = example, example.pop(ANSWER)
                 self._runners[part.name] = Runner(
                     f"{type(self.model).__name__}.{part.name}",
                     self._ways,
                     lambda setup: self._start(setup, part, files),
-                    lambda: example,
-                    lambda _: answer,
+                    lambda: check,
                 )
             return self._runners[part.name]
 

@@ -18,7 +18,6 @@ from ppdiffusers.inference.onednn import library
 from ppdiffusers.inference.onednn.library import FP32, SRC, WEIGHTS, Descriptor
 from ppdiffusers.inference.onednn.plan import Tensor
 from ppdiffusers.inference.onednn.values import (
-    AS_IT_IS,
     NUMPY_TYPES,
     Doubled,
     Integers,
@@ -99,7 +98,7 @@ def _conv2d(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Parameter) -> 
     result = plan.steps.allocate((source.shape[0], weight.shape[0], *sizes), plan.dtype)
     geometry = library.Geometry(strides, before, after, dilations)
     kernel = functools.partial(library.convolution, geometry)
-    return plan.weighted(weight.name, AS_IT_IS, np.asarray, weight.shape, plan.dtype, kernel, source, result)
+    return plan.weighted(weight.name, np.asarray, weight.shape, plan.dtype, kernel, source, result)
 
 
 def _doubling_convolution(plan: Planner, x: Tensor, weight: Parameter) -> Optional[Tensor]:
@@ -110,7 +109,7 @@ def _doubling_convolution(plan: Planner, x: Tensor, weight: Parameter) -> Option
     shape = (*weight.shape[:2], 4, 4)
     if kernel(source.descriptor, Descriptor(shape, plan.dtype), result.descriptor, ()).slow:
         return None
-    return plan.weighted(weight.name, "doubling", _for_doubling, shape, plan.dtype, kernel, source, result)
+    return plan.weighted(weight.name, _for_doubling, shape, plan.dtype, kernel, source, result)
 
 
 def _for_doubling(array: np.ndarray) -> np.ndarray:
@@ -195,8 +194,8 @@ def _linear_layer(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Paramete
         rows = copied.reshaped((prod(source.shape[:-1]), inner))
     assert rows is not None
     result = plan.steps.allocate((rows.shape[0], outer), dtype)
-    form, turn = ("transposed", np.transpose) if attrs["transpose_y"] else (AS_IT_IS, np.asarray)
-    made = plan.weighted(weight.name, form, turn, (inner, outer), dtype, library.matmul, rows, result)
+    form = np.transpose if attrs["transpose_y"] else np.asarray
+    made = plan.weighted(weight.name, form, (inner, outer), dtype, library.matmul, rows, result)
     reshaped = made.reshaped((*source.shape[:-1], outer))
     assert reshaped is not None
     return reshaped

@@ -227,18 +227,17 @@ class Planner:
     def weighted(
         self,
         name: str,
-        form: str,
-        weights: Callable[[np.ndarray], np.ndarray],
+        form: Callable[[np.ndarray], np.ndarray],
         shape: Sequence[int],
         dtype: int,
         kernel: Callable[..., Any],
         source: Tensor,
         result: Tensor,
     ) -> Tensor:
-        """A convolution or linear layer, whose kernel says how its weights should lie."""
+        """A convolution or linear layer, whose kernel says how the `form` of its weights should lie."""
         a, b = source.descriptor, result.descriptor
         layout = kernel(a, Descriptor(shape, dtype), b, ()).weights
-        prepared = self.weights.prepared(name, form, layout, weights)
+        prepared = self.weights.prepared(name, form, layout)
         arguments = [(SRC, source), (WEIGHTS, prepared)]
         return self.steps.add(lambda post: kernel(a, layout, b, post), arguments, result)
 
