@@ -202,7 +202,7 @@ class _Moment:
         use_threads()
         if setup.engine == "onednn":
             return OneDNNEngine(program.ir, self._prepared(setup.precision))
-        return start_inference(program.save_all, setup, inputs)
+        return start_inference(program.save, setup, inputs)
 
     def _prepared(self, precision: str) -> onednn.Weights:
         """The weights of all parts, each laid out for the kernels when one needs it."""

@@ -112,8 +112,7 @@ def _write_model(model: Model, root: Path, name: str) -> Dict[str, Any]:
             raise ExportError(f"the {name} cannot be exported: {error}") from None
         held.update(map(id, program.parameters.values()))
         names = {"program": f"{part.name}.json", "parameters": f"{part.name}.pdiparams", "example": f"{part.name}.npz"}
-        program.save(folder / names["program"])
-        program.save_parameters(folder / names["parameters"])
+        program.save(folder, part.name)
         examples, wanted = layers_on_examples(model, part)
         saved: Dict[str, Any] = {**examples, ANSWER: wanted}
         np.savez(folder / names["example"], **saved)

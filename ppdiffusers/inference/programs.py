@@ -7,7 +7,6 @@ no file can be out of date, damaged, or somebody else's.
 from __future__ import annotations
 
 import errno
-import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,42 +41,26 @@ class Program:
     ir: Any
     parameters: Dict[str, paddle.Tensor]
 
-    def save_all(self, folder: Path) -> Tuple[Path, Path]:
-        """Write program and weights for Paddle Inference; returns their files."""
-        files = folder / "program.json", folder / "program.pdiparams"
-        self.save(files[0])
-        self.save_parameters(files[1])
-        return files
+    def save(self, folder: Path, name: str = "program") -> Tuple[Path, Path]:
+        """Write program and weights, these as float32, as Paddle Inference reads them.
 
-    def save(self, file: Path) -> None:
-        """Write it as Paddle Inference reads it.
+        Returns:
+            The files, `<name>.json` and `<name>.pdiparams`.
 
         Raises:
-            OSError: it cannot be written, or not whole.
+            OSError: they cannot be written, or not whole: Paddle does not tell that a disk is full.
         """
-        with replacing(file) as part:
-            paddle.base.core.serialize_pir_program(self.ir, str(part), True, False, True)
-            if part.read_bytes()[-1:] != b"}":
-                raise _no_room(file)
-
-    def save_parameters(self, file: Path) -> None:
-        """Write the weights as Paddle Inference reads them (`.pdiparams`), as float32.
-
-        Raises:
-            OSError: they cannot be written, or not whole.
-        """
+        files = folder / f"{name}.json", folder / f"{name}.pdiparams"
         names = sorted(self.parameters)  # the order in which they are read
         held = [self.parameters[name].astype("float32").cpu() for name in names]  # `get_tensor` keeps nothing alive
-        tensors = [tensor.get_tensor() for tensor in held]
-        with replacing(file) as part:
-            paddle.base.core.save_combine_func(tensors, names, str(part), True, False, False)
-            if part.stat().st_size < 4 * sum(math.prod(tensor.shape()) for tensor in tensors):
-                raise _no_room(file)
-
-
-def _no_room(file: Path) -> OSError:
-    """Paddle does not tell that a disk is full."""
-    return OSError(errno.ENOSPC, "could not be written whole", str(file))
+        with replacing(files[0]) as program, replacing(files[1]) as parameters:
+            paddle.base.core.serialize_pir_program(self.ir, str(program), True, False, True)
+            tensors = [tensor.get_tensor() for tensor in held]
+            paddle.base.core.save_combine_func(tensors, names, str(parameters), True, False, False)
+            size = 4 * sum(tensor.size for tensor in held)
+            if program.read_bytes()[-1:] != b"}" or parameters.stat().st_size < size:
+                raise OSError(errno.ENOSPC, "could not be written whole", str(files[0]))
+        return files
 
 
 def load_program(file: Path) -> Any:
