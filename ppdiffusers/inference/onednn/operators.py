@@ -18,12 +18,9 @@ from ppdiffusers.inference.onednn import library
 from ppdiffusers.inference.onednn.library import FP32, SRC, WEIGHTS, Descriptor
 from ppdiffusers.inference.onednn.plan import Tensor
 from ppdiffusers.inference.onednn.values import (
-    NUMPY_TYPES,
     Doubled,
-    Integers,
     Padded,
     Parameter,
-    Repeated,
     Scores,
     UnsupportedOperator,
     full_shape,
@@ -44,13 +41,8 @@ def _parameter(plan: Planner, attrs: Dict[str, Any]) -> Parameter:
 
 
 def _data(plan: Planner, attrs: Dict[str, Any]) -> Any:
-    name, kind = attrs["name"], attrs["dtype"].name
-    shape = plan.shapes[name]
-    if kind.startswith("INT"):
-        plan.integers[name] = np.zeros(shape, NUMPY_TYPES[kind])
-        return Integers(plan.integers[name])
-    tensor = plan.steps.allocate(shape, FP32, range(len(shape)))
-    plan.inputs[name] = tensor
+    shape = plan.shapes[attrs["name"]]
+    tensor = plan.inputs[attrs["name"]] = plan.steps.allocate(shape, FP32, range(len(shape)))
     return tensor if len(shape) < 3 else plan.copy(tensor, plan.dtype)
 
 
@@ -61,9 +53,9 @@ def _embedding(plan: Planner, attrs: Dict[str, Any], ids: Any, table: Parameter)
     result = plan.steps.allocate((*ids.shape, rows.shape[1]), FP32, range(len(ids.shape) + 1))
 
     def take(arena: int) -> None:
-        np.take(rows, ids.array, 0, out=result.array(arena))
+        np.take(rows, ids.array(arena).astype(np.int64), 0, out=result.array(arena))
 
-    plan.steps.add_host(take, [], result)
+    plan.steps.add_host(take, [ids], result)
     return plan.tensor(result, plan.dtype)
 
 
@@ -319,10 +311,9 @@ def _reshape(plan: Planner, attrs: Dict[str, Any], x: Any, shape: np.ndarray) ->
     if isinstance(x, Parameter):
         return Parameter(x.name, full_shape(x.shape, shape))
     wanted = full_shape(shape_of(x), shape)
-    if isinstance(x, Repeated):
-        doubled = _doubled_source(x.source, wanted)
-        if doubled is not None:
-            return Doubled(doubled)
+    doubled = _doubled_source(x, wanted) if isinstance(x, Tensor) else None
+    if doubled is not None:
+        return Doubled(doubled)
     tensor = plan.tensor(x)
     return tensor.reshaped(wanted) or plan.copy(tensor, None, range(len(tensor.shape))).reshaped(wanted)
 
@@ -355,20 +346,20 @@ def _squeeze(plan: Planner, attrs: Dict[str, Any], x: Any, axes: np.ndarray) -> 
     return _without(plan.tensor(x), axes)
 
 
-def _tile(plan: Planner, attrs: Dict[str, Any], x: Any, repeats: np.ndarray) -> Repeated:
+def _tile(plan: Planner, attrs: Dict[str, Any], x: Any, repeats: np.ndarray) -> Tensor:
     tensor = plan.tensor(x)
     shape = [1] * (len(repeats) - len(tensor.shape)) + list(tensor.shape)
     return _expand(plan, attrs, tensor, np.array([n * int(times) for n, times in zip(shape, repeats)]))
 
 
-def _expand(plan: Planner, attrs: Dict[str, Any], x: Any, wanted: np.ndarray) -> Repeated:
+def _expand(plan: Planner, attrs: Dict[str, Any], x: Any, wanted: np.ndarray) -> Tensor:
     tensor = plan.tensor(x)
     tensor = tensor.reshaped([1] * (len(wanted) - len(tensor.shape)) + list(tensor.shape)) or tensor
     shape = [n if int(m) == -1 else int(m) for n, m in zip(tensor.shape, wanted)]
     if any(n not in (1, m) for n, m in zip(tensor.shape, shape)):
         raise UnsupportedOperator(f"{list(tensor.shape)} is repeated to {shape}")
     strides = [stride if n == m else 0 for stride, n, m in zip(tensor.strides, tensor.shape, shape)]
-    return Repeated(replace(tensor, shape=tuple(shape), strides=tuple(strides), step=None))
+    return replace(tensor, shape=tuple(shape), strides=tuple(strides), step=None)
 
 
 def _scale(plan: Planner, attrs: Dict[str, Any], x: Any, factor: np.ndarray) -> Tensor:
@@ -389,10 +380,7 @@ def _dropout(plan: Planner, attrs: Dict[str, Any], x: Any, *rest: Any) -> Any:
 def _cast(plan: Planner, attrs: Dict[str, Any], x: Any) -> Any:
     if attrs["dtype"].name != "FLOAT32":  # the only type of tensors that depend on inputs
         raise UnsupportedOperator(f"a cast to {attrs['dtype'].name}")
-    if not isinstance(x, Integers):
-        return x
-    result = plan.steps.allocate(x.shape, FP32, range(len(x.shape)))
-    return plan.steps.add_host(lambda arena: np.copyto(result.array(arena), x.array, "unsafe"), [], result)
+    return x
 
 
 def _eltwise(algorithm: int, alpha: float = 0.0) -> Callable[..., Tensor]:

@@ -58,7 +58,7 @@ class Tensor:
     """A view of a buffer.
 
     Attributes:
-        strides, offset: in elements.
+        strides, offset: in elements; a stride of 0 repeats it, which no kernel reads or writes.
         layout: of the library's own, as weights have; such a tensor is only read whole.
         step: what writes exactly these elements, if nobody else reads them: more can be done to them there.
     """
@@ -116,6 +116,10 @@ class Tensor:
     def lies_as(self, strides: Sequence[int]) -> bool:
         """Whether these are its strides; those of axes of one element mean nothing."""
         return all(a == b for a, b, size in zip(self.strides, strides, self.shape) if size != 1)
+
+    @property
+    def repeated(self) -> bool:
+        return any(stride == 0 and size != 1 for stride, size in zip(self.strides, self.shape))
 
     @property
     def order(self) -> List[int]:
@@ -244,8 +248,7 @@ class Plan:
     and their scratchpads are cut for these.
 
     Args:
-        inputs, outputs: of float32.
-        integers: inputs of whole numbers.
+        inputs, outputs: of float32, in which whole numbers are exact up to 2 ** 24.
 
     Raises:
         NotEnoughMemory: the arena cannot grow so far.
@@ -255,12 +258,11 @@ class Plan:
         self,
         steps: Steps,
         inputs: Dict[str, Tensor],
-        integers: Dict[str, np.ndarray],
         outputs: List[Tensor],
         arena: Arena,
     ):
         self._steps = steps.steps
-        self.inputs, self.integers, self.outputs = inputs, integers, outputs
+        self.inputs, self.outputs = inputs, outputs
         for step in self._steps:
             _give_scratchpad(step)
         self.bytes = _place(self._lifetimes())
@@ -300,8 +302,6 @@ class Plan:
     def _begin(self, arrays: Mapping[str, np.ndarray]) -> None:
         use_threads(self._threads)
         address = self._arena.reserve(self.bytes)
-        for name, integers in self.integers.items():
-            integers[...] = arrays[name]
         for name, tensor in self.inputs.items():
             tensor.array(address)[...] = arrays[name]
         if address != self._address:

@@ -19,7 +19,7 @@ from ppdiffusers.inference.onednn.folding import FOLDED
 from ppdiffusers.inference.onednn.library import SRC, SRC_1, WEIGHTS, Descriptor, NotEnoughMemory
 from ppdiffusers.inference.onednn.operators import OPERATORS, scores
 from ppdiffusers.inference.onednn.plan import Arena, Plan, Post, Step, Steps, Tensor, Together, enough_memory
-from ppdiffusers.inference.onednn.values import Doubled, Parameter, Repeated, UnsupportedOperator, Weights, is_constant
+from ppdiffusers.inference.onednn.values import Doubled, Parameter, UnsupportedOperator, Weights, is_constant
 from ppdiffusers.threads import use_threads
 
 logger = logging.getLogger("ppdiffusers")
@@ -47,7 +47,7 @@ def make_plan(program: Any, weights: Weights, shapes: Mapping[str, Tuple[int, ..
             for op in operators:
                 planner.translate(op)
             try:
-                return Plan(planner.steps, planner.inputs, planner.integers, planner.outputs, arena)
+                return Plan(planner.steps, planner.inputs, planner.outputs, arena)
             except NotEnoughMemory as error:
                 at_once = next((fewer for fewer in SCORES_AT_ONCE if fewer < planner.scores_held), 0)
                 if not at_once:
@@ -80,7 +80,6 @@ class Planner:
         self.scores_held = 0  # at once, in fact
         self.steps = Steps()
         self.inputs: Dict[str, Tensor] = {}
-        self.integers: Dict[str, np.ndarray] = {}
         self.outputs: List[Tensor] = []
         self.values: Dict[int, Any] = {}
         self.readers: Dict[int, List[str]] = collections.defaultdict(list)  # names of operators, by value
@@ -128,14 +127,13 @@ class Planner:
         """As something that lies in memory, of `dtype` if one is given."""
         if isinstance(value, Doubled):
             value = self._doubled(value.source)
-        elif isinstance(value, Repeated):
-            value = self._repeated(value.source)
         elif isinstance(value, Parameter):
             value = self.steps.constant(self.weights.vector(value))
         elif is_constant(value):
             value = self.steps.constant(np.asarray(value))
         if not isinstance(value, Tensor):
             raise UnsupportedOperator(f"a {type(value).__name__.lower()} tensor is read by an operator that cannot")
+        value = self._repeated(value) if value.repeated else value
         return value if dtype is None or value.dtype == dtype else self.copy(value, dtype)
 
     def copy(self, source: Tensor, dtype: Optional[int] = None, order: Optional[Sequence[int]] = None) -> Tensor:
@@ -169,7 +167,6 @@ class Planner:
         return result
 
     def _repeated(self, source: Tensor) -> Tensor:
-        """In memory: no kernel of oneDNN reads or writes strides of 0."""
         result = self.steps.allocate(source.shape, source.dtype, range(len(source.shape)))
         return self.steps.add_host(lambda arena: np.copyto(result.array(arena), source.array(arena)), [source], result)
 

@@ -31,32 +31,10 @@ class Parameter:
 
 
 @dataclass(eq=False)
-class Integers:
-    """An input of whole numbers, which is filled before a run."""
-
-    array: np.ndarray
-
-    @property
-    def shape(self) -> Tuple[int, ...]:
-        return self.array.shape
-
-
-@dataclass(eq=False)
 class Doubled:
     """A map whose pixels are repeated twice each way."""
 
     source: Tensor
-
-
-@dataclass(eq=False)
-class Repeated:
-    """A tensor with strides of 0 in the axes along which it is repeated."""
-
-    source: Tensor
-
-    @property
-    def shape(self) -> Tuple[int, ...]:
-        return self.source.shape
 
 
 @dataclass(eq=False)
