@@ -82,9 +82,7 @@ def check_branch(unet: Any, branch: Any) -> None:
 def whole_part(unet: UNet, branch: int) -> Part:
     """The prediction, and what comes up to the layer that takes the skip connection `branch`."""
     return Part(
-        f"network_and_deep_{branch}",
-        unet_inputs(unet),
-        lambda unet, *tensors: _network(unet, branch, None, *tensors),
+        f"network_and_deep_{branch}", unet_inputs(unet), lambda unet, *tensors: _network(unet, branch, None, *tensors)
     )
 
 

@@ -114,10 +114,7 @@ class UNet(Model):
         return self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
 
     def _embed(
-        self,
-        sample: paddle.Tensor,
-        timestep: Union[paddle.Tensor, float, int],
-        class_labels: Optional[paddle.Tensor],
+        self, sample: paddle.Tensor, timestep: Union[paddle.Tensor, float, int], class_labels: Optional[paddle.Tensor]
     ) -> Tuple[paddle.Tensor, paddle.Tensor]:
         """The embedding `[B, temb_channels]` that every residual block gets, and the timesteps `[B]`."""
         if not isinstance(timestep, paddle.Tensor):

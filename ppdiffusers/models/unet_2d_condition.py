@@ -8,13 +8,7 @@ import paddle
 from paddle import nn
 
 from ppdiffusers.config import register_to_config
-from ppdiffusers.layers.blocks import (
-    CONDITION_DOWN_BLOCKS,
-    CONDITION_UP_BLOCKS,
-    block_types,
-    check_levels,
-    per_level,
-)
+from ppdiffusers.layers.blocks import CONDITION_DOWN_BLOCKS, CONDITION_UP_BLOCKS, block_types, check_levels, per_level
 from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
 from ppdiffusers.models.unet import UNet, UNet2DOutput
 

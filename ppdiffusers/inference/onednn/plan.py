@@ -150,7 +150,6 @@ class Step:
     make: Optional[Callable[[List[PostOp]], Kernel]] = None
     post: List[Post] = field(default_factory=list)
     host: Optional[Callable[[int], None]] = None
-    touched: List[Buffer] = field(default_factory=list)
     kernel: Optional[Kernel] = None
 
     def everything(self) -> List[Tuple[int, Tensor]]:
@@ -229,7 +228,7 @@ class Steps:
         return result
 
     def add_host(self, function: Callable[[int], None], reads: Sequence[Tensor], result: Tensor) -> Tensor:
-        self._append(result, [], host=function, touched=[each.buffer for each in reads])
+        self._append(result, [(library.SRC, each) for each in reads], host=function)
         return result
 
     def _append(self, result: Tensor, arguments: List[Tuple[int, Tensor]], **more: Any) -> Step:
@@ -254,17 +253,14 @@ class Plan:
         NotEnoughMemory: the arena cannot grow so far.
     """
 
-    def __init__(
-        self,
-        steps: Steps,
-        inputs: Dict[str, Tensor],
-        outputs: List[Tensor],
-        arena: Arena,
-    ):
+    def __init__(self, steps: Steps, inputs: Dict[str, Tensor], outputs: List[Tensor], arena: Arena):
         self._steps = steps.steps
         self.inputs, self.outputs = inputs, outputs
         for step in self._steps:
-            _give_scratchpad(step)
+            layout = step.kernel.scratchpad if step.kernel is not None else None
+            if layout is not None and layout.bytes:
+                room = Tensor(Buffer(layout.bytes, first=step.number), (), (), FP32, layout=layout)
+                step.arguments.append((library.SCRATCHPAD, room))
         self.bytes = _place(self._lifetimes())
         self._arena = arena
         self._threads = get_num_threads()
@@ -279,7 +275,8 @@ class Plan:
             tensor.buffer.first = 0
             buffers[id(tensor.buffer)] = tensor.buffer
         for step in self._steps:
-            for buffer in [tensor.buffer for _, tensor in step.everything()] + step.touched:
+            for _, tensor in step.everything():
+                buffer = tensor.buffer
                 if buffer.array is None:
                     buffer.last = max(buffer.last, step.number)
                     buffers[id(buffer)] = buffer
@@ -349,15 +346,6 @@ class Plan:
 
 def _text(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape))
-
-
-def _give_scratchpad(step: Step) -> None:
-    """Add what the kernel of a finished step needs while it runs."""
-    if step.kernel is not None:
-        layout = step.kernel.scratchpad
-        if layout.bytes:
-            room = Tensor(Buffer(layout.bytes, first=step.number), (), (), FP32, layout=layout)
-            step.arguments.append((library.SCRATCHPAD, room))
 
 
 def _memory(tensor: Tensor, arena: int) -> Memory:

@@ -69,11 +69,7 @@ def _vectors_first(operators: List[Any]) -> List[Any]:
 
 class Planner:
     def __init__(
-        self,
-        weights: Weights,
-        shapes: Mapping[str, Tuple[int, ...]],
-        operators: Sequence[Any],
-        scores_at_once: int,
+        self, weights: Weights, shapes: Mapping[str, Tuple[int, ...]], operators: Sequence[Any], scores_at_once: int
     ):
         self.weights, self.shapes = weights, shapes
         self.dtype, self.scores_at_once = weights.dtype, scores_at_once
