@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 import numpy as np
 
 from ppdiffusers.inference.onednn import library
+from ppdiffusers.inference.onednn.folding import FOLDED
 from ppdiffusers.inference.onednn.library import FP32, SRC, WEIGHTS, Descriptor
 from ppdiffusers.inference.onednn.plan import Tensor
 from ppdiffusers.inference.onednn.values import (
@@ -286,25 +287,22 @@ def _concat(plan: Planner, attrs: Dict[str, Any], parts: List[Any], axis: np.nda
     return result
 
 
-def _slice(plan: Planner, attrs: Dict[str, Any], x: Any, starts: np.ndarray, ends: np.ndarray) -> Any:
-    tensor = plan.tensor(x)
-    for axis, start, end in zip(attrs["axes"], starts, ends):
-        size = tensor.shape[axis]
-        start, end = (min(size, max(0, int(n) + size if n < 0 else int(n))) for n in (start, end))
-        tensor = tensor.part(axis, start, end)
-    return _without(tensor, attrs["decrease_axis"])
+def _viewed(name: str) -> Callable[..., Any]:
+    """What is a view of an array is one of a tensor too: numpy finds out how it lies, on an array without memory."""
 
+    def translate(plan: Planner, attrs: Dict[str, Any], x: Any, *constants: np.ndarray) -> Any:
+        if isinstance(x, Padded):
+            return replace(x, source=translate(plan, attrs, x.source, *constants))
+        tensor = plan.tensor(x)
+        whole = np.lib.stride_tricks.as_strided(np.empty(1, np.uint8), tensor.shape, tensor.strides)
+        made = FOLDED[name](plan, attrs, whole, *constants)
+        views = [
+            tensor.view(each.shape, each.strides, each.ctypes.data - whole.ctypes.data)
+            for each in (made if isinstance(made, list) else [made])
+        ]
+        return views if isinstance(made, list) else views[0]
 
-def _without(tensor: Tensor, axes: Any) -> Tensor:
-    gone = {axis % len(tensor.shape) for axis in axes}
-    kept = [axis for axis in range(len(tensor.shape)) if axis not in gone]
-    return tensor.view([tensor.shape[i] for i in kept], [tensor.strides[i] for i in kept]) if gone else tensor
-
-
-def _split_with_num(plan: Planner, attrs: Dict[str, Any], x: Any, axis: np.ndarray) -> List[Tensor]:
-    tensor, along = plan.tensor(x), int(axis.reshape(()))
-    size = tensor.shape[along] // attrs["num"]
-    return [tensor.part(along, i * size, (i + 1) * size) for i in range(attrs["num"])]
+    return translate
 
 
 def _reshape(plan: Planner, attrs: Dict[str, Any], x: Any, shape: np.ndarray) -> Any:
@@ -326,24 +324,6 @@ def _doubled_source(tensor: Tensor, wanted: Tuple[int, ...]) -> Optional[Tensor]
     if (two, too) != (2, 2) or wanted != (batch, channels, 2 * height, 2 * width):
         return None
     return tensor.view((batch, channels, height, width), [tensor.strides[i] for i in (0, 1, 2, 4)])
-
-
-def _transpose(plan: Planner, attrs: Dict[str, Any], x: Any) -> Tensor:
-    return plan.tensor(x).permuted(attrs["perm"])
-
-
-def _unsqueeze(plan: Planner, attrs: Dict[str, Any], x: Any, axes: np.ndarray) -> Any:
-    tensor = plan.tensor(x)
-    shape = list(tensor.shape)
-    for axis in axes.reshape(-1):
-        shape.insert(axis % (len(shape) + 1), 1)
-    return tensor.reshaped(shape)
-
-
-def _squeeze(plan: Planner, attrs: Dict[str, Any], x: Any, axes: np.ndarray) -> Any:
-    if isinstance(x, Padded):
-        return Padded(_without(x.source, axes), x.before, x.after)
-    return _without(plan.tensor(x), axes)
 
 
 def _tile(plan: Planner, attrs: Dict[str, Any], x: Any, repeats: np.ndarray) -> Tensor:
@@ -397,9 +377,9 @@ OPERATORS: Dict[str, Callable[..., Any]] = {
     "fetch": _fetch,
     "combine": lambda plan, attrs, *parts: list(parts),
     "split": lambda plan, attrs, parts: tuple(parts),
-    "split_with_num": _split_with_num,
+    "split_with_num": _viewed("split_with_num"),
     "dropout": _dropout,
-    "slice": _slice,
+    "slice": _viewed("slice"),
     "scale": _scale,
     "conv2d": _conv2d,
     "group_norm": _group_norm,
@@ -423,9 +403,9 @@ OPERATORS: Dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
     "shape64": lambda plan, attrs, x: np.array(shape_of(x), np.int64),
     "reshape": _reshape,
-    "transpose": _transpose,
-    "unsqueeze": _unsqueeze,
-    "squeeze": _squeeze,
+    "transpose": _viewed("transpose"),
+    "unsqueeze": _viewed("unsqueeze"),
+    "squeeze": _viewed("squeeze"),
     "tile": _tile,
     "expand": _expand,
     "concat": _concat,
