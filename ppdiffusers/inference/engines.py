@@ -126,7 +126,7 @@ class OneDNNEngine:
         self._program = program
         self._weights = weights
         self._plans: Dict[Any, onednn.Plan] = {}
-        self._example: Any = None  # sizes of the first call, a comparison: its layouts of weights go when others come
+        self._made = 0
         self._lock = threading.Lock()  # of the plans
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
@@ -136,11 +136,9 @@ class OneDNNEngine:
             found = self._plans.pop(key, None)
             if found is None:
                 found = onednn.make_plan(self._program, self._weights, shapes, self._arena)
-                if self._example is None:
-                    self._example = key
-                else:
-                    self._plans.pop(self._example, None)
-                    self._example = ()  # of no call
+                if self._made == 1:  # that of the comparison, whose layouts of weights go when others come
+                    self._plans.clear()
+                self._made += 1
             self._plans[key] = found  # the latest at the end
             while len(self._plans) > _PLANS:
                 del self._plans[next(iter(self._plans))]

@@ -81,7 +81,8 @@ def trace(model: Any, part: Part) -> Program:
         raise UnsupportedPaddle(f"paddle {paddle.__version__} has no program format that is used here; 3.0 has")
     originals = {tensor.name: tensor for tensor in tensors_of(model)}
     if any(tensor.dtype in HALF for tensor in originals.values()):
-        model = _with_float32_names(model)
+        names = {name: _float32_name(tensor) for name, tensor in originals.items()}
+        model = in_float32(model, lambda tensor: None if tensor is None else names.get(tensor.name, tensor))
     # In a thread of its own, with whose end the static mode ends. Its stack is short too, which Paddle notes down for
     # every operator: from the depth of a web server that takes twice as long as all the rest.
     with _tracing, ThreadPoolExecutor(1) as thread:
@@ -116,22 +117,12 @@ def _trace(model: Any, part: Part) -> Tuple[Any, Dict[str, paddle.Tensor]]:
     return program, {name: known[name] for name in read}
 
 
-def _with_float32_names(model: Any) -> Any:
-    """The layers of a model whose weights in half precision are only names and shapes of float32 ones."""
-    twin = in_float32(model)
-    for layer in twin.sublayers(include_self=True):
-        for kind in ("_parameters", "_buffers"):
-            held = vars(layer)[kind]
-            names = getattr(held, "data", held)  # as they are kept
-            vars(layer)[kind] = {name: _named_like(layer, tensor) for name, tensor in names.items()}
-    return twin
-
-
-def _named_like(layer: nn.Layer, tensor: Any) -> Any:
-    if tensor is None or tensor.dtype not in HALF:
+def _float32_name(tensor: Any) -> Any:
+    """In place of a weight in half precision, one that has only the name and the shape of a float32 one."""
+    if tensor.dtype not in HALF:
         return tensor
     with paddle.LazyGuard():  # no memory
-        parameter = layer.create_parameter(tensor.shape, dtype="float32")
+        parameter = nn.Layer().create_parameter(tensor.shape, dtype="float32")
     parameter.name = tensor.name
     return parameter
 
