@@ -13,20 +13,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppdiffusers.inference import onednn
-from ppdiffusers.inference.engines import (
-    Arrays,
-    NoEngine,
-    OneDNNEngine,
-    Runner,
-    Setup,
-    example_arrays,
-    last_line,
-    on_tensors,
-    one_or_all,
-    setups,
-    start_inference,
-)
+from ppdiffusers.inference import engines, onednn
+from ppdiffusers.inference.engines import NoEngine, Runner, Setup
 from ppdiffusers.inference.parts import Inputs, Part, parts_of
 from ppdiffusers.inference.programs import Program, as_float32, trace
 from ppdiffusers.inference.snapshot import Snapshot
@@ -83,7 +71,7 @@ class CompiledModel(StandIn):
     ):
         super().__init__(model)
         self._settings = engine, precision, device, tensorrt
-        self._ways = setups(*self._settings)
+        self._ways = engines.setups(*self._settings)
         self._parts = {method: CompiledPart(self, part) for method, part in parts_of(model).items()}
         self._others: Dict[str, CompiledPart] = {}
         self._moment: Optional[_Moment] = None
@@ -134,23 +122,21 @@ class CompiledPart:
     Attributes:
         setup: what the latest call ran in; None for the layers, or before the first call.
         reason: why the layers ran.
-        seconds: that compiling took, checks included.
     """
 
     def __init__(self, owner: CompiledModel, part: Part):
         self.owner, self.part = owner, part
         self.setup: Optional[Setup] = None
         self.reason: Optional[str] = None
-        self.seconds = 0.0
 
     def __call__(self, *tensors: paddle.Tensor) -> Any:
         try:
             runner = self.owner._runner(self.part)
-            results = on_tensors(runner, self.part.inputs, tensors)
+            results = engines.on_tensors(runner, self.part.inputs, tensors)
         except NoEngine as error:
             self.setup, self.reason = None, str(error)
             return self.owner._without_engine(self.part, tensors, error)
-        self.setup, self.reason, self.seconds = runner.setup, None, runner.seconds
+        self.setup, self.reason = runner.setup, None
         return results
 
 
@@ -190,7 +176,7 @@ class _Moment:
             try:
                 self.programs[part.name] = trace(self.model, part)
             except Exception as error:  # whatever tracing raises, an old paddle for one: the layers do without
-                reason = self.programs[part.name] = NoEngine(f"it cannot be traced: {last_line(error)}")
+                reason = self.programs[part.name] = NoEngine(f"it cannot be traced: {engines.last_line(error)}")
                 logger.warning("%s.%s runs its layers: %s", type(self.model).__name__, part.name, reason)
         program = self.programs[part.name]
         if isinstance(program, NoEngine):
@@ -201,8 +187,8 @@ class _Moment:
         """An engine with the model's weights, of which it makes its own copy."""
         use_threads()
         if setup.engine == "onednn":
-            return OneDNNEngine(program.ir, self._prepared(setup.precision))
-        return start_inference(program.save, setup, inputs)
+            return engines.OneDNNEngine(program.ir, self._prepared(setup.precision))
+        return engines.start_inference(program.save, setup, inputs)
 
     def _prepared(self, precision: str) -> onednn.Weights:
         """The weights of all parts, each laid out for the kernels when one needs it."""
@@ -229,14 +215,14 @@ def _give_back(tensors: Dict[str, paddle.Tensor]) -> Callable[[str], None]:
     return released
 
 
-def layers_on_examples(model: Any, part: Part) -> Tuple[Dict[str, np.ndarray], Arrays]:
+def layers_on_examples(model: Any, part: Part) -> Tuple[Dict[str, np.ndarray], engines.Arrays]:
     """Small inputs of a part, and what the layers make of them, as float32 arrays."""
     use_threads()
-    arrays = example_arrays(part.inputs, model.downsampling_factor)
+    arrays = engines.example_arrays(part.inputs, model.downsampling_factor)
     with paddle.no_grad():
         results = part.by_layers(model, *map(paddle.to_tensor, arrays.values()))
     several = results if isinstance(results, tuple) else (results,)
-    return arrays, one_or_all([each.astype("float32").numpy() for each in several])
+    return arrays, engines.one_or_all([each.astype("float32").numpy() for each in several])
 
 
 class Worth(NamedTuple):

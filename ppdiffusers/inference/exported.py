@@ -15,18 +15,9 @@ from paddle import nn
 from model_zoo import digests
 from ppdiffusers.checkpoints import open_checkpoint
 from ppdiffusers.config import ConfigError, PathLike, read_json
-from ppdiffusers.inference import onednn
+from ppdiffusers.inference import engines, onednn
 from ppdiffusers.inference.compiled import CompiledModel
-from ppdiffusers.inference.engines import (
-    PRECISIONS,
-    NoEngine,
-    OneDNNEngine,
-    Runner,
-    Setup,
-    check_precision,
-    has_bfloat16,
-    start_inference,
-)
+from ppdiffusers.inference.engines import NoEngine, Runner, Setup
 from ppdiffusers.inference.parts import Inputs, Part, parts_of
 from ppdiffusers.inference.programs import load_program
 from ppdiffusers.models.model import SAFE_WEIGHTS, Model, dtype_name, load_checkpoint
@@ -78,7 +69,7 @@ class Exported:
                 )
             self._check_paddle(manifest["paddle"])
             self.precision: str = manifest["precision"]
-            check_precision(self.precision)
+            engines.check_precision(self.precision)
             self.files: Dict[str, Dict[str, Any]] = manifest["files"]
             self._components: Dict[str, Dict[str, Any]] = dict(manifest["components"])
             self._check_sizes()
@@ -142,7 +133,7 @@ class Exported:
         if dtype is not None and dtype_name(dtype) != "float32":
             raise ExportError(
                 f"{self.folder} holds programs, which paddle_dtype={dtype!r} does not change; choose their precision= "
-                f"from 'auto', {', '.join(map(repr, PRECISIONS))}"
+                f"from 'auto', {', '.join(map(repr, engines.PRECISIONS))}"
             )
         folder = self.folder / name
         with paddle.LazyGuard():  # no memory for layers, most of which have no weights here
@@ -188,7 +179,9 @@ class ExportedModel(CompiledModel):
                 f"{source.folder} holds programs without layers, which engine 'eager' would run; leave engine out, or "
                 "load the pipeline that was exported"
             )
-        if precision == "auto" and (source.precision != "bf16" or has_bfloat16() or (where or ("cpu",))[0] != "cpu"):
+        if precision == "auto" and (
+            source.precision != "bf16" or engines.has_bfloat16() or (where or ("cpu",))[0] != "cpu"
+        ):
             precision = source.precision
         super().__init__(model, engine, precision, *where)
         self._source, self._files = source, files
@@ -241,8 +234,8 @@ class ExportedModel(CompiledModel):
         if setup.engine == "onednn":
             parameters = {name: functools.partial(np.array, array) for name, array in arrays.items()}
             dtype = onednn.FP32 if setup.precision == "fp32" else onednn.BF16
-            return OneDNNEngine(program, onednn.Weights(parameters, dtype))
-        return start_inference(lambda _: files[:2], setup, part.inputs)
+            return engines.OneDNNEngine(program, onednn.Weights(parameters, dtype))
+        return engines.start_inference(lambda _: files[:2], setup, part.inputs)
 
     def _without_engine(self, part: Part, tensors: Any, reason: NoEngine) -> NoReturn:
         file = self._files[part.name].program

@@ -190,7 +190,7 @@ def test_a_program_is_traced_once_for_all_weights_and_weights_are_prepared_once(
 
 def run_part(part, ways, x, monkeypatch):
     """Of a model without parts of its own, in the first of `ways` that is right: the part's result, and that way."""
-    monkeypatch.setattr("ppdiffusers.inference.compiled.setups", lambda *_: ways)
+    monkeypatch.setattr("ppdiffusers.inference.engines.setups", lambda *_: ways)
     model = ClassEmbedder(8, 8)
     runs = compile_model(model)
     with paddle.no_grad():

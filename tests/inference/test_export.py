@@ -25,7 +25,6 @@ from ppdiffusers import (
 )
 from ppdiffusers.cli.main import main
 from ppdiffusers.inference import engines as engines_module
-from ppdiffusers.inference import exported as exported_module
 from ppdiffusers.inference.engines import has_bfloat16
 from ppdiffusers.inference.exported import Exported, ExportError
 
@@ -264,6 +263,5 @@ def test_the_command(tmp_path, capsys):
 def test_bf16_at_export_is_a_wish_where_the_cpu_has_none(copy, monkeypatch):
     change(copy, precision="bf16")
     monkeypatch.setattr("ppdiffusers.inference.engines.has_bfloat16", lambda: False)
-    monkeypatch.setattr(exported_module, "has_bfloat16", lambda: False)
     pipeline = DiffusionPipeline.from_pretrained(copy)
     assert {way.precision for way in pipeline.unet._ways} == {"fp32"}

@@ -276,14 +276,12 @@ def _pad3d(plan: Planner, attrs: Dict[str, Any], x: Tensor, paddings: np.ndarray
 def _concat(plan: Planner, attrs: Dict[str, Any], parts: List[Any], axis: np.ndarray) -> Tensor:
     tensors = [plan.tensor(part) for part in parts]
     along = int(axis.reshape(-1)[0]) % len(tensors[0].shape)
-    sizes = [tensor.shape[along] for tensor in tensors]
     shape = list(tensors[0].shape)
-    shape[along] = sum(sizes)
-    result = plan.steps.allocate(shape, tensors[0].dtype)
-    start = 0
-    for tensor, size in zip(tensors, sizes):
-        plan.copy_into(tensor, result.part(along, start, start + size))
-        start += size
+    shape[along] = sum(tensor.shape[along] for tensor in tensors)
+    result, stop = plan.steps.allocate(shape, tensors[0].dtype), 0
+    for tensor in tensors:
+        start, stop = stop, stop + tensor.shape[along]
+        plan.copy_into(tensor, result.part(along, start, stop))
     return result
 
 
