@@ -67,7 +67,10 @@ def export(pipeline: Any, folder: PathLike, index_file: str, precision: str = "a
             "pipeline": type(pipeline).__name__,
             "precision": precision,
             "components": components,
-            "files": {str(file.relative_to(part).as_posix()): _describe(file) for file in files},
+            "files": {
+                file.relative_to(part).as_posix(): {"size": file.stat().st_size, **digests.of_file(file, ["sha256"])}
+                for file in files
+            },
         }
         write_json(part / MANIFEST, manifest)
         _try(part, {name: type(pipeline.components[name]) for name in components})
@@ -134,10 +137,6 @@ def _replaced(model: Model, held: Set[int]) -> List[str]:
         if weights and held.issuperset(weights):
             found.append(name)
     return found
-
-
-def _describe(file: Path) -> Dict[str, Any]:
-    return {"size": file.stat().st_size, "sha256": digests.of_file(file, ["sha256"])["sha256"]}
 
 
 def _try(folder: Path, kinds: Dict[str, Any]) -> None:

@@ -37,10 +37,6 @@ _DOUBLING = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 _STATISTICS = (library.MEAN, library.VARIANCE)
 
 
-def _parameter(plan: Planner, attrs: Dict[str, Any]) -> Parameter:
-    return Parameter(attrs["parameter_name"], tuple(attrs["shape"]))
-
-
 def _data(plan: Planner, attrs: Dict[str, Any]) -> Any:
     shape = plan.shapes[attrs["name"]]
     tensor = plan.inputs[attrs["name"]] = plan.steps.allocate(shape, FP32, range(len(shape)))
@@ -345,10 +341,6 @@ def _scale(plan: Planner, attrs: Dict[str, Any], x: Any, factor: np.ndarray) -> 
     return plan.apply(x, library.LINEAR, alpha, beta if attrs["bias_after_scale"] else alpha * beta)
 
 
-def _gelu(plan: Planner, attrs: Dict[str, Any], x: Any) -> Tensor:
-    return plan.apply(x, library.GELU_TANH if attrs["approximate"] else library.GELU_ERF)
-
-
 def _dropout(plan: Planner, attrs: Dict[str, Any], x: Any, *rest: Any) -> Any:
     if attrs["mode"] != "upscale_in_train" or not attrs["is_test"]:
         raise UnsupportedOperator("a dropout of a model in training")
@@ -370,7 +362,7 @@ def _binary(algorithm: int) -> Callable[..., Tensor]:
 
 
 OPERATORS: Dict[str, Callable[..., Any]] = {
-    "parameter": _parameter,
+    "parameter": lambda plan, attrs: Parameter(attrs["parameter_name"], tuple(attrs["shape"])),
     "data": _data,
     "fetch": _fetch,
     "combine": lambda plan, attrs, *parts: list(parts),
@@ -384,7 +376,7 @@ OPERATORS: Dict[str, Callable[..., Any]] = {
     "layer_norm": _layer_norm,
     "matmul": _matmul,
     "linear_v2": _linear_v2,
-    "gelu": _gelu,
+    "gelu": lambda plan, attrs, x: plan.apply(x, library.GELU_TANH if attrs["approximate"] else library.GELU_ERF),
     "pool2d": _pool2d,
     "pad3d": _pad3d,
     "add": _binary(library.ADD),

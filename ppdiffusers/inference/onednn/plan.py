@@ -90,14 +90,11 @@ class Tensor:
         shape[axis] = stop - start
         return self.view(shape, self.strides, start * self.strides[axis])
 
-    def permuted(self, order: Sequence[int]) -> Tensor:
-        return self.view([self.shape[i] for i in order], [self.strides[i] for i in order])
-
     @property
     def turned(self) -> Tensor:
         """With the last two axes exchanged."""
-        rank = len(self.shape)
-        return self.permuted([*range(rank - 2), rank - 1, rank - 2])
+        (*shape, rows, columns), (*strides, across, along) = self.shape, self.strides
+        return self.view((*shape, columns, rows), (*strides, along, across))
 
     def reshaped(self, shape: Sequence[int]) -> Optional[Tensor]:
         """None where no strides can say it."""
