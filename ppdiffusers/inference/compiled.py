@@ -7,7 +7,7 @@ import functools
 import logging
 import re
 import threading
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -225,24 +225,14 @@ def layers_on_examples(model: Any, part: Part) -> Tuple[Dict[str, np.ndarray], e
     return arrays, engines.one_or_all([each.astype("float32").numpy() for each in several])
 
 
-class Worth(NamedTuple):
-    """Multiplications that the layers need as long for as compiling takes and the program then needs for them.
-
-    Attributes:
-        once: for a trace and a comparison on small examples.
-        a_weight: for laying a weight out as the kernels want it.
-    """
-
-    once: float
-    a_weight: float
-
-
-# Measured with the embedded model on two cores, in bfloat16 and in float32; `a_weight` follows from what the published
+# Multiplications that the layers need as long for as compiling takes and the program then needs for them: once, for a
+# trace and a comparison on small examples, and for laying out each weight as the kernels want it. Measured with the
+# embedded model on two cores, in bfloat16 and in float32; the second number follows from what the published
 # super-resolution model takes to start. Paddle's own convolutions are some three times as slow in a U-Net, and twice in
 # an autoencoder on its large maps.
-_CODER = Worth(3e9, 150)
+_CODER = (3e9, 150.0)
 WORTH_COMPILING = {
-    "_network": Worth(1.2e10, 350),
+    "_network": (1.2e10, 350.0),
     "_to_pixels": _CODER,
     "_to_latents": _CODER,
     "_to_moments": _CODER,
@@ -257,9 +247,10 @@ def worth_compiling(model: Any, method: str, shape: Sequence[int], times: int = 
     if paddle.get_device() != "cpu" or method not in WORTH_COMPILING:
         return False
     batch, _, height, width = shape
-    worth, weights = WORTH_COMPILING[method], _weights_by_level(model, method)
+    weights = _weights_by_level(model, method)
+    once, a_weight = WORTH_COMPILING[method]
     a_pixel = sum(count / 4.0**level for level, count in weights.items())
-    return times * batch * height * width * a_pixel > worth.once + worth.a_weight * sum(weights.values())
+    return times * batch * height * width * a_pixel > once + a_weight * sum(weights.values())
 
 
 def _weights_by_level(model: nn.Layer, method: str) -> Dict[int, int]:
