@@ -222,12 +222,13 @@ def test_a_program_that_an_engine_refuses_runs_another_way(monkeypatch):
     assert way == ways[1] or not PADDLE_3_3
 
 
-def test_a_full_disk_runs_the_layers_and_leaves_nothing(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("room", [5_000, 30_000])  # for neither weights nor program, and for weights alone
+def test_a_full_disk_runs_the_layers_and_leaves_nothing(room, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     unet = tiny_unet()
     runs = compile_model(unet, "inference", "fp32")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:
         with paddle.no_grad():
             assert np.array_equal(runs(image(6), 7)[0].numpy(), unet(image(6), 7)[0].numpy())

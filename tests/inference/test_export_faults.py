@@ -142,9 +142,11 @@ def test_nothing_is_written_of_a_pipeline_that_has_layers_in_part(eager, folder,
 
 
 def test_what_an_exported_model_lacks_raises_and_what_it_has_does_not(folder):
-    unet = DiffusionPipeline.from_pretrained(folder).unet
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    unet = pipeline.unet
+    assert pipeline.device.is_cpu_place() and pipeline.dtype == paddle.float32
     assert isinstance(unet, UNet2DModel) and unet.config.in_channels == 6 and not unet.training
-    assert unet.eval() is not None and unet.device.is_cpu_place() and unet.to("cpu") is unet
+    assert unet.eval() is not None and unet.to("cpu") is unet
     for name in ("parameters", "named_parameters", "state_dict", "train", "apply", "sublayers", "save_pretrained"):
         with pytest.raises(ExportError, match="UNet2DModel of .* has programs and no layers"):
             getattr(unet, name)
