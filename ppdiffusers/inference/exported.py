@@ -172,18 +172,23 @@ class ExportedModel(CompiledModel):
     """
 
     def __init__(
-        self, source: Exported, model: Model, files: Dict[str, PartFiles], engine: str, precision: str, *where: Any
+        self,
+        source: Exported,
+        model: Model,
+        files: Dict[str, PartFiles],
+        engine: str,
+        precision: str,
+        device: str = "cpu",
+        tensorrt: bool = False,
     ):
         if engine == "eager":
             raise ExportError(
                 f"{source.folder} holds programs without layers, which engine 'eager' would run; leave engine out, or "
                 "load the pipeline that was exported"
             )
-        if precision == "auto" and (
-            source.precision != "bf16" or engines.has_bfloat16() or (where or ("cpu",))[0] != "cpu"
-        ):
+        if precision == "auto" and (source.precision != "bf16" or engines.has_bfloat16() or device != "cpu"):
             precision = source.precision
-        super().__init__(model, engine, precision, *where)
+        super().__init__(model, engine, precision, device, tensorrt)
         self._source, self._files = source, files
         self._runners: Dict[str, Runner] = {}
 
