@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import logging
+import re
 import threading
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from ppdiffusers.inference import onednn
-from ppdiffusers.inference.engines import (
-    Arrays,
-    NoEngine,
-    OneDNNEngine,
-    Runner,
-    Setup,
-    example_arrays,
-    last_line,
-    on_tensors,
-    setups,
-    start_inference,
-)
+from ppdiffusers.inference import engines, onednn
+from ppdiffusers.inference.engines import NoEngine, Runner, Setup
 from ppdiffusers.inference.parts import Inputs, Part, parts_of
 from ppdiffusers.inference.programs import Program, as_float32, trace
 from ppdiffusers.inference.snapshot import Snapshot
 from ppdiffusers.inference.stand_in import StandIn
-from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.model import Model
 from ppdiffusers.models.weights import give_back_pages
 from ppdiffusers.threads import use_threads
 
 logger = logging.getLogger("ppdiffusers")
+
+_GIVEN_BACK_AT_ONCE = 1 << 26  # bytes of mapped weights
 
 
 def compile_model(
@@ -80,14 +71,15 @@ class CompiledModel(StandIn):
     ):
         super().__init__(model)
         self._settings = engine, precision, device, tensorrt
-        self._ways = setups(*self._settings)
+        self._ways = engines.setups(*self._settings)
         self._parts = {method: CompiledPart(self, part) for method, part in parts_of(model).items()}
         self._others: Dict[str, CompiledPart] = {}
         self._moment: Optional[_Moment] = None
         self._lock = threading.RLock()
 
-    def with_engine(self, engine: str, precision: str, device: str = "cpu", tensorrt: bool = False) -> Any:
-        return compile_model(self.model, engine, precision, device, tensorrt)
+    def with_engine(self, *settings: Any) -> Any:
+        """Of the same model, with other arguments of `compile_model`."""
+        return compile_model(self.model, *settings)
 
     def __reduce__(self) -> Any:  # copies have a copy of the model
         return compile_model, (self.model, *self._settings)
@@ -115,6 +107,14 @@ class CompiledModel(StandIn):
                 self._moment = moment = _Moment(self.model, self._ways, moment.programs)
             return moment
 
+    def _runner(self, part: Part) -> Runner:
+        """Raises NoEngine where no program can stand for `part`."""
+        return self._now().runner(part)
+
+    def _without_engine(self, part: Part, tensors: Sequence[paddle.Tensor], reason: NoEngine) -> Any:
+        use_threads()
+        return part.by_layers(self.model, *tensors)
+
 
 class CompiledPart:
     """A part of a compiled model's work. Called with its tensors, it returns what the layers would.
@@ -122,40 +122,35 @@ class CompiledPart:
     Attributes:
         setup: what the latest call ran in; None for the layers, or before the first call.
         reason: why the layers ran.
-        seconds: that compiling took, checks included.
     """
 
     def __init__(self, owner: CompiledModel, part: Part):
         self.owner, self.part = owner, part
         self.setup: Optional[Setup] = None
         self.reason: Optional[str] = None
-        self.seconds = 0.0
 
     def __call__(self, *tensors: paddle.Tensor) -> Any:
-        moment = self.owner._now()
         try:
-            runner = moment.runner(self.part)
-            results = on_tensors(runner, self.part.inputs, tensors)
+            runner = self.owner._runner(self.part)
+            results = engines.on_tensors(runner, self.part.inputs, tensors)
         except NoEngine as error:
             self.setup, self.reason = None, str(error)
-            use_threads()
-            return runs_in_half(self.part.function)(self.owner.model, *tensors)
-        self.setup, self.reason, self.seconds = runner.setup, None, runner.seconds
+            return self.owner._without_engine(self.part, tensors, error)
+        self.setup, self.reason = runner.setup, None
         return results
 
 
 class _Moment:
     """What is compiled of a model as long as nobody changes it.
 
-    Attributes:
+    Args:
         programs: of parts, by name; these hold for other weights too.
-        reason: why no part can be compiled; None where they can.
     """
 
     def __init__(self, model: Model, ways: List[Setup], programs: Dict[str, Union[Program, NoEngine]]):
         self.model, self.ways, self.programs = model, ways, programs
         self.snapshot = Snapshot(model)
-        self.reason = self.snapshot.obstacle()
+        self.reason = self.snapshot.obstacle()  # why no part can be compiled
         if self.reason is not None:
             logger.info("%s runs its layers: %s", type(model).__name__, self.reason)
         self._runners: Dict[str, Runner] = {}
@@ -163,33 +158,26 @@ class _Moment:
         self._lock = threading.RLock()
 
     def runner(self, part: Part) -> Runner:
-        """
-        Raises:
-            NoEngine: no program can stand for this part.
-        """
         if self.reason is not None:
             raise NoEngine(self.reason)
         with self._lock:
             if part.name not in self._runners:
-                program = self._program(part)
-                levels = len(self.model.config.get("block_out_channels") or [1])
+                name, program = f"{type(self.model).__name__}.{part.name}", self._program(part)
                 self._runners[part.name] = Runner(
-                    f"{type(self.model).__name__}.{part.name}",
+                    name,
                     self.ways,
                     lambda setup: self._start(setup, program, part.inputs),
-                    lambda: example_arrays(part.inputs, levels),
-                    lambda arrays: run_layers(self.model, part, arrays),
+                    lambda: layers_on_examples(self.model, part),
                 )
             return self._runners[part.name]
 
     def _program(self, part: Part) -> Program:
         if part.name not in self.programs:
-            name = f"{type(self.model).__name__}.{part.name}"
             try:
                 self.programs[part.name] = trace(self.model, part)
             except Exception as error:  # whatever tracing raises, an old paddle for one: the layers do without
-                self.programs[part.name] = NoEngine(f"it cannot be traced: {last_line(error)}")
-                logger.warning("%s runs its layers: %s", name, self.programs[part.name])
+                reason = self.programs[part.name] = NoEngine(f"it cannot be traced: {engines.last_line(error)}")
+                logger.warning("%s.%s runs its layers: %s", type(self.model).__name__, part.name, reason)
         program = self.programs[part.name]
         if isinstance(program, NoEngine):
             raise program
@@ -199,15 +187,8 @@ class _Moment:
         """An engine with the model's weights, of which it makes its own copy."""
         use_threads()
         if setup.engine == "onednn":
-            return OneDNNEngine(program.ir, self._prepared(setup.precision))
-
-        def write(folder: Path) -> Tuple[Path, Path]:
-            files = folder / "program.json", folder / "program.pdiparams"
-            program.save(files[0])
-            program.save_parameters(files[1])
-            return files
-
-        return start_inference(write, setup, inputs)
+            return engines.OneDNNEngine(program.ir, self._prepared(setup.precision))
+        return engines.start_inference(program.save, setup, inputs)
 
     def _prepared(self, precision: str) -> onednn.Weights:
         """The weights of all parts, each laid out for the kernels when one needs it."""
@@ -216,59 +197,42 @@ class _Moment:
             self._weights[precision] = onednn.Weights(
                 {name: functools.partial(as_float32, tensor) for name, tensor in tensors.items()},
                 onednn.FP32 if precision == "fp32" else onednn.BF16,
-                _Released(tensors),
+                _give_back(tensors),
             )
         return self._weights[precision]
 
 
-class _Released:
-    """Gives the pages of mapped weights back when kernels have copies of some `_AT_ONCE` bytes of them.
+def _give_back(tensors: Dict[str, paddle.Tensor]) -> Callable[[str], None]:
+    """What is told the names of weights that kernels have copies of; it gives back their mapped pages now and then."""
+    waiting: List[paddle.Tensor] = []
 
-    Args:
-        tensors: by the names that this is called with.
-    """
+    def released(name: str) -> None:
+        waiting.append(tensors[name])
+        if sum(tensor.size * tensor.element_size() for tensor in waiting) > _GIVEN_BACK_AT_ONCE:
+            give_back_pages(waiting)
+            waiting.clear()
 
-    _AT_ONCE = 1 << 26
-
-    def __init__(self, tensors: Dict[str, paddle.Tensor]):
-        self._tensors = tensors
-        self._waiting: Dict[str, paddle.Tensor] = {}
-
-    def __call__(self, name: str) -> None:
-        self._waiting[name] = self._tensors[name]
-        if sum(tensor.size * tensor.element_size() for tensor in self._waiting.values()) > self._AT_ONCE:
-            give_back_pages(self._waiting.values())
-            self._waiting.clear()
+    return released
 
 
-def run_layers(model: Any, part: Part, arrays: Dict[str, np.ndarray]) -> Arrays:
-    """What the layers make of a part's inputs, as float32 arrays."""
+def layers_on_examples(model: Any, part: Part) -> Tuple[Dict[str, np.ndarray], engines.Arrays]:
+    """Small inputs of a part, and what the layers make of them, as float32 arrays."""
     use_threads()
+    arrays = engines.example_arrays(part.inputs, model.downsampling_factor)
     with paddle.no_grad():
-        results = runs_in_half(part.function)(model, *(paddle.to_tensor(arrays[name]) for name in part.inputs))
-    if isinstance(results, tuple):
-        return tuple(result.astype("float32").numpy() for result in results)
-    return results.astype("float32").numpy()
+        results = part.by_layers(model, *map(paddle.to_tensor, arrays.values()))
+    several = results if isinstance(results, tuple) else (results,)
+    return arrays, engines.one_or_all([each.astype("float32").numpy() for each in several])
 
 
-class Worth(NamedTuple):
-    """Multiplications that the layers need as long for as compiling takes and the program then needs for them.
-
-    Attributes:
-        once: for a trace and a comparison on small examples.
-        a_weight: for laying a weight out as the kernels want it.
-    """
-
-    once: float
-    a_weight: float
-
-
-# Measured with the embedded model on two cores, in bfloat16 and in float32; `a_weight` follows from what the published
+# Multiplications that the layers need as long for as compiling takes and the program then needs for them: once, for a
+# trace and a comparison on small examples, and for laying out each weight as the kernels want it. Measured with the
+# embedded model on two cores, in bfloat16 and in float32; the second number follows from what the published
 # super-resolution model takes to start. Paddle's own convolutions are some three times as slow in a U-Net, and twice in
 # an autoencoder on its large maps.
-_CODER = Worth(3e9, 150)
+_CODER = (3e9, 150.0)
 WORTH_COMPILING = {
-    "_network": Worth(1.2e10, 350),
+    "_network": (1.2e10, 350.0),
     "_to_pixels": _CODER,
     "_to_latents": _CODER,
     "_to_moments": _CODER,
@@ -283,32 +247,26 @@ def worth_compiling(model: Any, method: str, shape: Sequence[int], times: int = 
     if paddle.get_device() != "cpu" or method not in WORTH_COMPILING:
         return False
     batch, _, height, width = shape
-    worth, weights = WORTH_COMPILING[method], sum(_weights_by_level(model, method).values())
-    work = times * batch * height * width * multiplications_a_pixel(model, method)
-    return work > worth.once + worth.a_weight * weights
-
-
-def multiplications_a_pixel(model: nn.Layer, method: str) -> float:
-    """Of the convolutions and linear layers of `method`, for a pixel of its input; attention itself is left out."""
-    return sum(count / 4.0**level for level, count in _weights_by_level(model, method).items())
+    weights = _weights_by_level(model, method)
+    once, a_weight = WORTH_COMPILING[method]
+    a_pixel = sum(count / 4.0**level for level, count in weights.items())
+    return times * batch * height * width * a_pixel > once + a_weight * sum(weights.values())
 
 
 def _weights_by_level(model: nn.Layer, method: str) -> Dict[int, int]:
-    """How many weights multiply at a level, counted from that of the input: each does so once a pixel there, of which
-    there are a quarter as many a level deeper."""
+    """How many weights of convolutions and linear layers multiply at a level, counted from that of the input: each does
+    so once a pixel there, of which there are a quarter as many a level deeper. Attention itself is left out."""
     last = len(model.config.block_out_channels) - 1
     parts = {"_network": ("",), "_to_pixels": ("decoder.", "post_quant_conv.")}.get(method, ("encoder.", "quant_conv."))
     input_level = last if method == "_to_pixels" else 0
-    found: Dict[int, int] = {}
+    found: Dict[int, int] = collections.defaultdict(int)
     for name, weight in model.named_parameters():
         if weight.ndim < 2 or not name.startswith(parts):
             continue
-        part, _, rest = name.replace("decoder.", "", 1).replace("encoder.", "", 1).partition(".")
-        level = last if part in ("mid_block", "quant_conv", "post_quant_conv") else 0
-        if part in ("down_blocks", "up_blocks"):
-            number = int(rest.partition(".")[0])
-            level = number if part == "down_blocks" else last - number
-        elif part == "conv_in":
-            level = input_level
-        found[level - input_level] = found.get(level - input_level, 0) + weight.size
+        block = re.search(r"(down|up)_blocks\.(\d+)", name)
+        if block is not None:
+            level = int(block[2]) if block[1] == "down" else last - int(block[2])
+        else:
+            level = last if re.search(r"mid_block|quant_conv|decoder\.conv_in", name) else 0
+        found[level - input_level] += weight.size
     return found

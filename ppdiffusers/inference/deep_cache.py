@@ -7,7 +7,9 @@ the skip connections 0 ... `branch`, which are counted from `conv_in`'s.
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
+import types
+import warnings
+from typing import Any, Callable, List, Mapping, Tuple
 
 import paddle
 from paddle import nn
@@ -15,14 +17,13 @@ from paddle import nn
 from ppdiffusers.inference.compiled import CompiledModel
 from ppdiffusers.inference.parts import Part, unet_inputs
 from ppdiffusers.inference.stand_in import StandIn
-from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.unet import UNet
-
-Layers = Sequence[Tuple[nn.Layer, int]]  # blocks, and which of their layers
 
 
 class DeepCache(StandIn):
     """Called like `unet`, once for each step of one denoising loop, in order.
+
+    A U-Net with a hook or with a forward that is not of this package runs whole at every step, with a warning.
 
     Args:
         unet: layers, or what `compile_model` made of them.
@@ -39,24 +40,34 @@ class DeepCache(StandIn):
             raise ValueError(f"the interval {interval!r} is not possible; give a positive int, 1 for no reuse")
         check_branch(self.model, branch)
         self._unet, self._interval, self._branch = unet, interval, branch
-        self._step = 0
-        self._deep: Optional[paddle.Tensor] = None
+        self._run_so_far = types.SimpleNamespace(step=0, deep=None, told=False)  # shared with `StandIn`'s copies
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result, run = super().__call__(*args, **kwargs), self._run_so_far
+        if run.step == 0 and not run.told:
+            run.told = True
+            warnings.warn(
+                f"DeepCache has no effect: this {type(self.model).__name__} has a hook or a forward of its own, or is "
+                "asked for gradients, and so it runs whole at every step",
+                stacklevel=2,
+            )
+        return result
 
     def _replaced(self) -> Mapping[str, Callable[..., Any]]:
         return {"_network": self._some_of_the_network}
 
     def _some_of_the_network(self, *tensors: paddle.Tensor) -> paddle.Tensor:
-        whole = self._step % self._interval == 0
-        self._step += 1
-        if not whole:
-            return self._run_part(shallow_part(self.model, self._branch), self._deep, *tensors)
-        prediction, self._deep = self._run_part(whole_part(self.model, self._branch), *tensors)
+        run = self._run_so_far
+        run.step += 1
+        if (run.step - 1) % self._interval:
+            return self._run_part(shallow_part(self.model, self._branch), run.deep, *tensors)
+        prediction, run.deep = self._run_part(whole_part(self.model, self._branch), *tensors)
         return prediction
 
     def _run_part(self, part: Part, *tensors: Any) -> Any:
         if isinstance(self._unet, CompiledModel):
             return self._unet.part(part)(*tensors[: len(part.inputs)])
-        return runs_in_half(part.function)(self.model, *tensors)
+        return part.by_layers(self.model, *tensors)
 
 
 def check_branch(unet: Any, branch: Any) -> None:
@@ -70,16 +81,9 @@ def check_branch(unet: Any, branch: Any) -> None:
 
 def whole_part(unet: UNet, branch: int) -> Part:
     """The prediction, and what comes up to the layer that takes the skip connection `branch`."""
-
-    def run(unet: UNet, sample: Any, temb: Any, context: Any = None) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        skips = _down(unet, _layers(unet.down_blocks), sample, temb, context)
-        deep = skips[-1]
-        if unet.mid_block is not None:
-            deep = unet.mid_block(deep, temb, context)
-        deep = _up(_layers(unet.up_blocks)[: -branch - 1], deep, temb, skips, context)
-        return _outer(unet, branch, deep, temb, skips, context), deep
-
-    return Part(f"network_and_deep_{branch}", unet_inputs(unet), run)
+    return Part(
+        f"network_and_deep_{branch}", unet_inputs(unet), lambda unet, *tensors: _network(unet, branch, None, *tensors)
+    )
 
 
 def shallow_part(unet: UNet, branch: int) -> Part:
@@ -91,33 +95,27 @@ def shallow_part(unet: UNet, branch: int) -> Part:
     outer = [*_layers(unet.down_blocks)[:branch], *_layers(unet.up_blocks)[-branch - 1 :]]
     if not any(getattr(block, "cross_attention", False) for block, _ in outer):
         inputs.pop("encoder_hidden_states", None)
-
-    def run(unet: UNet, deep: Any, sample: Any, temb: Any, context: Any = None) -> paddle.Tensor:
-        skips = _down(unet, _layers(unet.down_blocks)[:branch], sample, temb, context)
-        return _outer(unet, branch, deep, temb, skips, context)
-
-    return Part(f"shallow_{branch}", inputs, run)
+    return Part(f"shallow_{branch}", inputs, lambda unet, deep, *tensors: _network(unet, branch, deep, *tensors)[0])
 
 
-def _layers(blocks: nn.LayerList) -> Layers:
+def _layers(blocks: nn.LayerList) -> List[Tuple[Any, int]]:
+    """Blocks, and which of their layers."""
     return [(block, i) for block in blocks for i in range(block.num_layers)]
 
 
-def _down(unet: UNet, layers: Layers, sample: Any, temb: Any, context: Any) -> List[paddle.Tensor]:
-    """The skip connections: of `conv_in`, and of each of `layers`."""
+def _network(
+    unet: UNet, branch: int, deep: Any, sample: Any, temb: Any, context: Any = None
+) -> Tuple[paddle.Tensor, paddle.Tensor]:
+    """The prediction, and the deep features that it is made with: those that are given, or new ones."""
+    down, up = _layers(unet.down_blocks), _layers(unet.up_blocks)
     skips = [unet.conv_in(sample)]
-    for block, i in layers:
+    for block, i in down if deep is None else down[:branch]:
         skips.append(block.layer(i, skips[-1], temb, context))
-    return skips
-
-
-def _up(layers: Layers, hidden_states: Any, temb: Any, skips: List[paddle.Tensor], context: Any) -> paddle.Tensor:
-    """`skips` is consumed from its end."""
-    for block, i in layers:
+    if deep is None:
+        deep = skips[-1] if unet.mid_block is None else unet.mid_block(skips[-1], temb, context)
+        for block, i in up[: -branch - 1]:
+            deep = block.layer(i, deep, temb, skips.pop(), context)
+    hidden_states = deep
+    for block, i in up[-branch - 1 :]:
         hidden_states = block.layer(i, hidden_states, temb, skips.pop(), context)
-    return hidden_states
-
-
-def _outer(unet: UNet, branch: int, deep: Any, temb: Any, skips: List[paddle.Tensor], context: Any) -> paddle.Tensor:
-    hidden_states = _up(_layers(unet.up_blocks)[-branch - 1 :], deep, temb, skips, context)
-    return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden_states)))
+    return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden_states))), deep

@@ -5,6 +5,7 @@ An engine is called with numpy arrays by the names of the program's inputs, from
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import tempfile
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
+import paddle
 
 from ppdiffusers.inference import gpu, onednn
-from ppdiffusers.inference.parts import Inputs
+from ppdiffusers.inference.parts import Inputs, full_shape
 from ppdiffusers.layers.statistics import paused
 from ppdiffusers.threads import get_num_threads
 
@@ -33,8 +35,7 @@ _EXAMPLE_BATCH = 2
 _EXAMPLE_LENGTH = 5  # of a sequence
 
 Arrays = Union[np.ndarray, Tuple[np.ndarray, ...]]  # of one result, or of several
-
-
+Engine = Callable[[Dict[str, np.ndarray]], Arrays]
 _NAMES = {"onednn": "oneDNN", "inference": "Paddle Inference"}
 
 
@@ -81,7 +82,7 @@ class PaddleInferenceEngine:
         for name, array in arrays.items():
             self._predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(array))
         self._predictor.run()
-        return _one_or_all([output.copy_to_cpu() for output in self._outputs])
+        return one_or_all([output.copy_to_cpu() for output in self._outputs])
 
     @classmethod
     def _after_fork(cls) -> None:
@@ -126,7 +127,7 @@ class OneDNNEngine:
         self._program = program
         self._weights = weights
         self._plans: Dict[Any, onednn.Plan] = {}
-        self._example: Any = None  # sizes of the first call, a comparison: its layouts of weights go when others come
+        self._made = 0
         self._lock = threading.Lock()  # of the plans
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
@@ -136,18 +137,16 @@ class OneDNNEngine:
             found = self._plans.pop(key, None)
             if found is None:
                 found = onednn.make_plan(self._program, self._weights, shapes, self._arena)
-                if self._example is None:
-                    self._example = key
-                else:
-                    self._plans.pop(self._example, None)
-                    self._example = ()  # of no call
+                if self._made == 1:  # that of the comparison, whose layouts of weights go when others come
+                    self._plans.clear()
+                self._made += 1
             self._plans[key] = found  # the latest at the end
             while len(self._plans) > _PLANS:
                 del self._plans[next(iter(self._plans))]
-        return _one_or_all(found.run(arrays))
+        return one_or_all(found.run(arrays))
 
 
-def _one_or_all(arrays: List[np.ndarray]) -> Arrays:
+def one_or_all(arrays: List[np.ndarray]) -> Arrays:
     return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
@@ -160,7 +159,7 @@ def start_inference(write: Callable[[Path], Tuple[Path, Path]], setup: Setup, in
     with tempfile.TemporaryDirectory(prefix="ppdiffusers-") as scratch:
         files = write(Path(scratch))
         if setup.tensorrt:
-            files = gpu.with_tensorrt(files[0], inputs, gpu.Sizes(), setup.precision, Path(scratch))
+            files = gpu.with_tensorrt(files[0], inputs, setup.precision, Path(scratch))
         return PaddleInferenceEngine(*files, setup)
 
 
@@ -175,26 +174,22 @@ class Runner:
         name: in messages.
         ways: the fastest first.
         start: gives the engine of a way.
-        examples: small inputs.
-        wanted: gives the right results for them.
+        check: gives small inputs, and the right results for them.
     """
 
     def __init__(
         self,
         name: str,
         ways: List[Setup],
-        start: Callable[[Setup], Callable[[Dict[str, np.ndarray]], Arrays]],
-        examples: Callable[[], Dict[str, np.ndarray]],
-        wanted: Callable[[Dict[str, np.ndarray]], Arrays],
+        start: Callable[[Setup], Engine],
+        check: Callable[[], Tuple[Dict[str, np.ndarray], Arrays]],
     ):
         self.name, self.ways = name, ways
         self.seconds = 0.0  # that compiling took, checks included
         self.setup: Optional[Setup] = None  # of the latest call
-        self._start, self._examples, self._wanted = start, examples, wanted
-        self._engines: Dict[Setup, Callable[[Dict[str, np.ndarray]], Arrays]] = {}
-        self._problems: Dict[Setup, str] = {}
-        self._refused: Dict[Any, str] = {}  # by way and sizes
-        self._answer: Optional[Tuple[Dict[str, np.ndarray], Arrays]] = None
+        self._start, self._check = start, functools.cache(check)
+        self._engines: Dict[Setup, Engine] = {}
+        self._problems: Dict[Any, str] = {}  # of ways, or of ways at certain sizes
         self._lock = threading.RLock()
 
     def __call__(self, arrays: Dict[str, np.ndarray]) -> Arrays:
@@ -203,46 +198,32 @@ class Runner:
             NoEngine: no way is left for these sizes.
         """
         sizes = tuple(sorted((name, array.shape) for name, array in arrays.items()))
-        problems = []
+        problems: List[str] = []
         for setup in self.ways:
-            problem = self._refused.get((setup, sizes))
             try:
+                with self._lock:
+                    if setup not in self._engines and setup not in self._problems:
+                        with paused():
+                            self._compare(setup)
+                problem = self._problems.get(setup) or self._problems.get((setup, sizes))
                 if problem is None:
-                    engine, problem = self._engine(setup)
-                if problem is None:
-                    result = engine(arrays)
+                    result = self._engines[setup](arrays)
                     self.setup = setup
                     return result
             except (onednn.NotEnoughMemory, MemoryError) as error:  # the other ways would need more
                 logger.warning("%s: no room for this size in %s: %s", self.name, setup, last_line(error))
                 raise NoEngine(f"has no room in {setup}: {last_line(error)}") from None
             except Exception as error:  # whatever an engine raises, the next one may do
-                problem = f"does not run in {setup} at this size: {last_line(error)}"
-                self._refused[setup, sizes] = problem
+                problem = self._problems[setup, sizes] = f"does not run in {setup} at this size: {last_line(error)}"
                 logger.warning("%s %s", self.name, problem)
             problems.append(problem)
         self.setup = None
-        raise NoEngine("; ".join(map(str, problems)))
+        raise NoEngine("; ".join(problems))
 
-    def _engine(self, setup: Setup) -> Tuple[Any, Optional[str]]:
-        """The engine of a way, or what is wrong with it."""
-        with self._lock:
-            if setup not in self._engines and setup not in self._problems:
-                started = time.perf_counter()
-                with paused():
-                    self._try(setup)
-                self.seconds += time.perf_counter() - started
-                if setup in self._engines:
-                    logger.info("%s runs in %s; compiled in %.1f s", self.name, setup, self.seconds)
-                else:
-                    logger.warning("%s %s", self.name, self._problems[setup])
-            return self._engines.get(setup), self._problems.get(setup)
-
-    def _try(self, setup: Setup) -> None:
-        if self._answer is None:
-            examples = self._examples()
-            self._answer = examples, self._wanted(examples)
-        examples, wanted = self._answer
+    def _compare(self, setup: Setup) -> None:
+        """Start a way, and find out whether it is right."""
+        started = time.perf_counter()
+        examples, wanted = self._check()
         try:
             engine = self._start(setup)
             worst, rms = relative_error(wanted, engine(examples))
@@ -255,29 +236,31 @@ class Runner:
                 self._engines[setup] = engine
             else:
                 self._problems[setup] = f"is wrong by {worst:.1g} in {setup}, which is not used"
+        self.seconds += time.perf_counter() - started
+        if setup in self._engines:
+            logger.info("%s runs in %s; compiled in %.1f s", self.name, setup, self.seconds)
+        else:
+            logger.warning("%s %s", self.name, self._problems[setup])
 
 
 def on_tensors(run: Callable[[Dict[str, np.ndarray]], Arrays], inputs: Inputs, tensors: Sequence[Any]) -> Any:
     """What `run` makes of paddle's tensors, given in the order of `inputs`, as tensors."""
-    import paddle
-
     given = zip(inputs.items(), tensors)
     results = run({name: tensor.astype(dtype).numpy() for (name, (_, dtype)), tensor in given})
     return tuple(map(paddle.to_tensor, results)) if isinstance(results, tuple) else paddle.to_tensor(results)
 
 
-def example_arrays(inputs: Inputs, levels: int) -> Dict[str, np.ndarray]:
+def example_arrays(inputs: Inputs, factor: int) -> Dict[str, np.ndarray]:
     """Small inputs of the right shapes, always the same.
 
     Args:
-        levels: of the model; maps have sides that can be halved as often.
+        factor: the model's `downsampling_factor`.
     """
     draw = np.random.default_rng(0)
-    side = max(2**levels, gpu.Sizes().multiple)
+    side = max(2 * factor, gpu.Sizes().multiple)
     arrays = {}
     for name, (shape, dtype) in inputs.items():
-        free = iter([_EXAMPLE_BATCH, *([side, side] if len(shape) == 4 else [_EXAMPLE_LENGTH])])
-        full = [next(free) if size is None else size if size > 0 else side // -size for size in shape]
+        full = full_shape(shape, _EXAMPLE_BATCH, side, _EXAMPLE_LENGTH)
         values = draw.integers(0, 10, full) if dtype == "int64" else draw.standard_normal(full)
         arrays[name] = values.astype(dtype)
     return arrays
@@ -285,8 +268,6 @@ def example_arrays(inputs: Inputs, levels: int) -> Dict[str, np.ndarray]:
 
 def has_bfloat16() -> bool:
     """Whether this CPU computes in bfloat16 (AVX512_BF16 or AMX), and ONEDNN_MAX_CPU_ISA does not keep it from it."""
-    import paddle
-
     supported = getattr(paddle.base.core, "supports_bfloat16_fast_performance", None)
     return bool(supported and supported()) and (not onednn.is_there() or onednn.has_bfloat16())
 
@@ -294,11 +275,7 @@ def has_bfloat16() -> bool:
 def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = False) -> List[Setup]:
     """Ways to run a program, the fastest first; a later one is for where an earlier one fails its check.
 
-    Args:
-        engine: "auto", "onednn" or "inference".
-        precision: "auto" (bf16 where the CPU has it), "fp32" or "bf16"; on a GPU also "fp16", which is "auto" there.
-        device: "cpu", "gpu" or "gpu:1".
-        tensorrt: on a GPU, TensorRT for what it takes of a program.
+    Arguments are those of `compile_model`, but for the engine "eager".
 
     Raises:
         ValueError: unknown, or not possible here; names the remedy.
@@ -311,8 +288,7 @@ def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = Fa
         raise ValueError(f"engine {engine!r} is unknown; use 'auto', 'eager', {', '.join(map(repr, _NAMES))}")
     if engine == "onednn" and not onednn.is_there():
         raise ValueError("engine 'onednn' needs a paddle that carries oneDNN 3, as its x86 wheels do; use 'auto'")
-    if precision not in ("auto", *PRECISIONS):
-        raise ValueError(f"precision {precision!r} is unknown; use 'auto', {', '.join(map(repr, PRECISIONS))}")
+    check_precision(precision)
     if precision == "bf16" and not has_bfloat16():
         raise ValueError("precision 'bf16': this CPU has no bfloat16 arithmetic; use 'fp32' or 'auto'")
     kinds = [engine] if engine != "auto" else (["onednn"] if onednn.is_there() else []) + ["inference"]
@@ -321,6 +297,12 @@ def setups(engine: str, precision: str, device: str = "cpu", tensorrt: bool = Fa
     if "inference" in kinds:
         found.append(Setup("inference", "fp32", onednn=False))
     return found
+
+
+def check_precision(precision: str) -> None:
+    """Raises ValueError for one that CPUs do not have."""
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision {precision!r} is unknown; use 'auto', {', '.join(map(repr, PRECISIONS))}")
 
 
 def _gpu_setups(engine: str, precision: str, device: str, tensorrt: bool) -> List[Setup]:
@@ -338,11 +320,9 @@ def relative_error(wanted: Arrays, got: Arrays) -> Tuple[float, float]:
     """Largest difference over the largest wanted value, and root mean square difference over that of what is wanted;
     of several results the largest of each."""
     if isinstance(wanted, tuple) and isinstance(got, tuple) and len(wanted) == len(got):
-        worst, rms = zip(*(relative_error(*pair) for pair in zip(wanted, got)))
+        worst, rms = zip(*map(relative_error, wanted, got))
         return max(worst), max(rms)
-    if isinstance(wanted, tuple) or isinstance(got, tuple):  # of different numbers of results
-        return float("inf"), float("inf")
-    if wanted.shape != got.shape or not np.isfinite(got).all():
+    if isinstance(wanted, tuple) or isinstance(got, tuple) or wanted.shape != got.shape or not np.isfinite(got).all():
         return float("inf"), float("inf")
     difference = np.abs(wanted.astype(np.float64) - got)
     rms = np.sqrt((difference**2).mean()) / (np.sqrt((wanted.astype(np.float64) ** 2).mean()) or 1.0)

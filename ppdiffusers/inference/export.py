@@ -23,17 +23,9 @@ import paddle
 from model_zoo import digests
 from ppdiffusers.checkpoints import save_safetensors
 from ppdiffusers.config import PathLike, appearing, write_json
-from ppdiffusers.inference.compiled import run_layers
-from ppdiffusers.inference.engines import example_arrays
-from ppdiffusers.inference.exported import (
-    ANSWER,
-    FORMAT,
-    MANIFEST,
-    Exported,
-    ExportError,
-    check_precision,
-    is_exported,
-)
+from ppdiffusers.inference.compiled import layers_on_examples
+from ppdiffusers.inference.engines import check_precision, example_arrays
+from ppdiffusers.inference.exported import ANSWER, FORMAT, MANIFEST, Exported, ExportError, is_exported
 from ppdiffusers.inference.parts import parts_of
 from ppdiffusers.inference.programs import UnsupportedPaddle, trace
 from ppdiffusers.inference.stand_in import StandIn
@@ -75,7 +67,10 @@ def export(pipeline: Any, folder: PathLike, index_file: str, precision: str = "a
             "pipeline": type(pipeline).__name__,
             "precision": precision,
             "components": components,
-            "files": {str(file.relative_to(part).as_posix()): _describe(file) for file in files},
+            "files": {
+                file.relative_to(part).as_posix(): {"size": file.stat().st_size, **digests.of_file(file, ["sha256"])}
+                for file in files
+            },
         }
         write_json(part / MANIFEST, manifest)
         _try(part, {name: type(pipeline.components[name]) for name in components})
@@ -120,11 +115,10 @@ def _write_model(model: Model, root: Path, name: str) -> Dict[str, Any]:
             raise ExportError(f"the {name} cannot be exported: {error}") from None
         held.update(map(id, program.parameters.values()))
         names = {"program": f"{part.name}.json", "parameters": f"{part.name}.pdiparams", "example": f"{part.name}.npz"}
-        program.save(folder / names["program"])
-        program.save_parameters(folder / names["parameters"])
-        arrays: Dict[str, Any] = example_arrays(part.inputs, len(model.config.get("block_out_channels") or [1]))
-        arrays[ANSWER] = run_layers(model, part, arrays)
-        np.savez(folder / names["example"], **arrays)
+        program.save(folder, part.name)
+        examples, wanted = layers_on_examples(model, part)
+        saved: Dict[str, Any] = {**examples, ANSWER: wanted}
+        np.savez(folder / names["example"], **saved)
         shapes = {key: {"shape": shape, "dtype": dtype} for key, (shape, dtype) in part.inputs.items()}
         parts[part.name] = {**{key: f"{name}/{file}" for key, file in names.items()}, "inputs": shapes}
     replaced = _replaced(model, held)
@@ -145,10 +139,6 @@ def _replaced(model: Model, held: Set[int]) -> List[str]:
     return found
 
 
-def _describe(file: Path) -> Dict[str, Any]:
-    return {"size": file.stat().st_size, "sha256": digests.of_file(file, ["sha256"])["sha256"]}
-
-
 def _try(folder: Path, kinds: Dict[str, Any]) -> None:
     """Open what was written and run every program once.
 
@@ -157,5 +147,6 @@ def _try(folder: Path, kinds: Dict[str, Any]) -> None:
     """
     exported = Exported(folder)
     for name, kind in kinds.items():
-        for part in exported.load(name, kind, "inference", "fp32")._parts.values():
-            part.run()
+        model = exported.load(name, kind, "inference", "fp32")
+        for part in model._parts.values():
+            part(*map(paddle.to_tensor, example_arrays(part.part.inputs, model.downsampling_factor).values()))

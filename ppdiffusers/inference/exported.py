@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import struct
-import threading
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Optional, Type
+from typing import Any, Dict, NamedTuple, NoReturn, Type
 
 import numpy as np
 import paddle
@@ -16,21 +15,11 @@ from paddle import nn
 from model_zoo import digests
 from ppdiffusers.checkpoints import open_checkpoint
 from ppdiffusers.config import ConfigError, PathLike, read_json
-from ppdiffusers.inference import onednn
-from ppdiffusers.inference.engines import (
-    PRECISIONS,
-    NoEngine,
-    OneDNNEngine,
-    Runner,
-    Setup,
-    has_bfloat16,
-    on_tensors,
-    setups,
-    start_inference,
-)
+from ppdiffusers.inference import engines, onednn
+from ppdiffusers.inference.compiled import CompiledModel
+from ppdiffusers.inference.engines import NoEngine, Runner, Setup
 from ppdiffusers.inference.parts import Inputs, Part, parts_of
 from ppdiffusers.inference.programs import load_program
-from ppdiffusers.inference.stand_in import StandIn
 from ppdiffusers.models.model import SAFE_WEIGHTS, Model, dtype_name, load_checkpoint
 from ppdiffusers.threads import use_threads
 
@@ -38,7 +27,10 @@ MANIFEST = "deployment.json"
 FORMAT = 1
 ANSWER = "result"  # of an example: what the layers made of its other arrays
 # What an exported model has of all that its class has beside its own methods.
-_KEPT = ("config", "config_keys", "config_name", "dtype", "eval", "num_parameters", "save_config", "training")
+_KEPT = {
+    *("config", "config_keys", "config_name", "device", "downsampling_factor", "dtype"),
+    *("eval", "num_parameters", "save_config", "training"),
+}
 
 
 class ExportError(ValueError):
@@ -46,25 +38,15 @@ class ExportError(ValueError):
 
 
 class PartFiles(NamedTuple):
-    """Of one program.
+    """Of one program."""
 
-    Attributes:
-        program, parameters: as Paddle Inference reads them.
-        example: npz with an array for each input and what the layers made of them, `result`.
-    """
-
-    program: Path
+    program: Path  # as Paddle Inference reads it
     parameters: Path
-    example: Path
+    example: Path  # npz with an array for each input, and what the layers made of them
 
 
 def is_exported(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
-
-
-def check_precision(precision: str) -> None:
-    if precision not in ("auto", *PRECISIONS):
-        raise ValueError(f"precision {precision!r} is unknown; use 'auto', {', '.join(map(repr, PRECISIONS))}")
 
 
 class Exported:
@@ -87,7 +69,7 @@ class Exported:
                 )
             self._check_paddle(manifest["paddle"])
             self.precision: str = manifest["precision"]
-            check_precision(self.precision)
+            engines.check_precision(self.precision)
             self.files: Dict[str, Dict[str, Any]] = manifest["files"]
             self._components: Dict[str, Dict[str, Any]] = dict(manifest["components"])
             self._check_sizes()
@@ -141,8 +123,7 @@ class Exported:
         """The component `name`, in place of a `kind`; its programs are started when they are first called.
 
         Args:
-            engine: "auto", "onednn" or "inference".
-            precision: "auto" is the one that was chosen at export.
+            engine, precision: as of `compile_model`; "auto" is the precision that was chosen at export.
             dtype: of the parameters in memory; there is only float32.
 
         Raises:
@@ -152,17 +133,14 @@ class Exported:
         if dtype is not None and dtype_name(dtype) != "float32":
             raise ExportError(
                 f"{self.folder} holds programs, which paddle_dtype={dtype!r} does not change; choose their precision= "
-                f"from 'auto', {', '.join(map(repr, PRECISIONS))}"
+                f"from 'auto', {', '.join(map(repr, engines.PRECISIONS))}"
             )
         folder = self.folder / name
         with paddle.LazyGuard():  # no memory for layers, most of which have no weights here
             model = kind.from_config(kind.load_config(folder))
         try:
-            entry = self._components[name]
-            files = {
-                method: self._part(entry["parts"][part.name], part.inputs) for method, part in parts_of(model).items()
-            }
-            parts = parts_of(model)
+            entry, parts = self._components[name], parts_of(model).values()
+            files = {part.name: self._part(entry["parts"][part.name], part.inputs) for part in parts}
             for layer in entry["replaced"]:
                 delattr(model, layer)
         except (KeyError, TypeError, AttributeError) as error:
@@ -170,7 +148,7 @@ class Exported:
         with open_checkpoint(folder / SAFE_WEIGHTS) as checkpoint:
             load_checkpoint(model, checkpoint, "float32")
         model.eval()
-        return ExportedModel(self, model, parts, files, engine, precision)
+        return ExportedModel(self, model, files, engine, precision)
 
     def _part(self, entry: Dict[str, Any], inputs: Inputs) -> PartFiles:
         found = {name: (value["shape"], value["dtype"]) for name, value in entry["inputs"].items()}
@@ -185,11 +163,11 @@ class Exported:
         return PartFiles(*(self.folder / name for name in names))
 
 
-class ExportedModel(StandIn):
+class ExportedModel(CompiledModel):
     """A component of an exported folder: called like the model that was exported, whose layers are not there.
 
     Raises:
-        ExportError: engine "eager".
+        ExportError: engine "eager", or, when it is called, no engine computes what the layers computed.
         ValueError: an unknown engine or precision, or one that this machine does not have.
     """
 
@@ -197,34 +175,28 @@ class ExportedModel(StandIn):
         self,
         source: Exported,
         model: Model,
-        parts: Dict[str, Part],
         files: Dict[str, PartFiles],
         engine: str,
         precision: str,
         device: str = "cpu",
         tensorrt: bool = False,
     ):
-        super().__init__(model)
         if engine == "eager":
             raise ExportError(
                 f"{source.folder} holds programs without layers, which engine 'eager' would run; leave engine out, or "
                 "load the pipeline that was exported"
             )
-        if precision == "auto" and (source.precision != "bf16" or has_bfloat16() or device != "cpu"):
+        if precision == "auto" and (source.precision != "bf16" or engines.has_bfloat16() or device != "cpu"):
             precision = source.precision
-        self._arguments = source, model, parts, files
-        ways = setups(engine, precision, device, tensorrt)
-        kind = type(model).__name__
-        self._parts = {method: ExportedPart(kind, part, files[method], ways) for method, part in parts.items()}
+        super().__init__(model, engine, precision, device, tensorrt)
+        self._source, self._files = source, files
+        self._runners: Dict[str, Runner] = {}
 
-    def with_engine(self, engine: str, precision: str, device: str = "cpu", tensorrt: bool = False) -> ExportedModel:
-        return ExportedModel(*self._arguments, engine, precision, device, tensorrt)
+    def with_engine(self, *settings: Any) -> ExportedModel:
+        return ExportedModel(self._source, self.model, self._files, *settings)
 
     def __reduce__(self) -> NoReturn:
         self.require_layers()
-
-    def _replaced(self) -> Mapping[str, Callable[..., Any]]:
-        return self._parts
 
     def __getattr__(self, name: str) -> Any:
         general = hasattr(nn.Layer, name) or name in vars(Model)
@@ -241,77 +213,51 @@ class ExportedModel(StandIn):
     def require_layers(self) -> NoReturn:
         """Raises ExportError."""
         raise ExportError(
-            f"the {type(self.model).__name__} of {self._arguments[0].folder} has programs and no layers: it can be "
+            f"the {type(self.model).__name__} of {self._source.folder} has programs and no layers: it can be "
             "called, but not saved, moved, trained or exported; load the pipeline that was exported for that, or copy "
             "the folder"
         )
 
-
-class ExportedPart:
-    """A program of an exported folder. It is checked with the example that lies beside it.
-
-    Attributes:
-        setup: what the latest call ran in; None before the first.
-    """
-
-    def __init__(self, kind: str, part: Part, files: PartFiles, ways: List[Setup]):
-        self.part, self.files = part, files
-        self._ways, self._name = ways, f"{kind}.{part.name}"
-        self._lock = threading.Lock()
-        self._runner: Optional[Runner] = None
-        self._weights: Dict[str, onednn.Weights] = {}
-
-    @property
-    def setup(self) -> Optional[Setup]:
-        return None if self._runner is None else self._runner.setup
-
-    def __call__(self, *tensors: paddle.Tensor) -> Any:
-        """
-        Raises:
-            ExportError: no engine computes what the layers computed.
-        """
-        with paddle.no_grad():
-            return on_tensors(self.run, self.part.inputs, tensors)
-
-    def run(self, arrays: Optional[Dict[str, np.ndarray]] = None) -> Any:
-        """What the program makes of `arrays`, or of the example."""
+    def _runner(self, part: Part) -> Runner:
+        files = self._files.get(part.name) or self.require_layers()
         with self._lock:
-            if self._runner is None:
-                example = self._example()
-                answer = example.pop(ANSWER)
-                self._runner = Runner(self._name, self._ways, self._start, lambda: example, lambda _: answer)
-                self._example_arrays = example
-        try:
-            return self._runner(self._example_arrays if arrays is None else arrays)
-        except NoEngine as error:
-            raise ExportError(
-                f"{self.files.program} {error}; load the pipeline that was exported, which has layers too"
-            ) from None
+            if part.name not in self._runners:
+                example = _example(files.example, part)
+                check = example, example.pop(ANSWER)
+                self._runners[part.name] = Runner(
+                    f"{type(self.model).__name__}.{part.name}",
+                    self._ways,
+                    lambda setup: self._start(setup, part, files),
+                    lambda: check,
+                )
+            return self._runners[part.name]
 
-    def _example(self) -> Dict[str, np.ndarray]:
-        try:
-            with np.load(self.files.example) as arrays:
-                example = dict(arrays)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
-            raise ExportError(f"{self.files.example} is damaged; copy the folder again") from None
-        if example.keys() != {*self.part.inputs, ANSWER}:
-            raise ExportError(
-                f"{self.files.example} holds {', '.join(example)}, and its program takes "
-                f"{', '.join(self.part.inputs)}; copy the folder again"
-            )
-        return example
-
-    def _start(self, setup: Setup) -> Any:
+    def _start(self, setup: Setup, part: Part, files: PartFiles) -> Any:
         use_threads()
-        program = load_program(self.files.program)
-        arrays = map_parameters(program, self.files.parameters)  # raises; Paddle would run with a file that is cut
+        program = load_program(files.program)
+        arrays = map_parameters(program, files.parameters)  # raises; Paddle would run with a file that is cut
         if setup.engine == "onednn":
-            weights = onednn.Weights(
-                {name: functools.partial(np.array, array) for name, array in arrays.items()},
-                onednn.FP32 if setup.precision == "fp32" else onednn.BF16,
-            )
-            return OneDNNEngine(program, weights)
-        return start_inference(lambda _: (self.files.program, self.files.parameters), setup, self.part.inputs)
+            parameters = {name: functools.partial(np.array, array) for name, array in arrays.items()}
+            dtype = onednn.FP32 if setup.precision == "fp32" else onednn.BF16
+            return engines.OneDNNEngine(program, onednn.Weights(parameters, dtype))
+        return engines.start_inference(lambda _: files[:2], setup, part.inputs)
+
+    def _without_engine(self, part: Part, tensors: Any, reason: NoEngine) -> NoReturn:
+        file = self._files[part.name].program
+        raise ExportError(f"{file} {reason}; load the pipeline that was exported, which has layers too") from None
+
+
+def _example(file: Path, part: Part) -> Dict[str, np.ndarray]:
+    try:
+        with np.load(file) as arrays:
+            example = dict(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        raise ExportError(f"{file} is damaged; copy the folder again") from None
+    if example.keys() != {*part.inputs, ANSWER}:
+        raise ExportError(
+            f"{file} holds {', '.join(example)}, and its program takes {', '.join(part.inputs)}; copy the folder again"
+        )
+    return example
 
 
 def map_parameters(program: Any, file: Path) -> Dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 import paddle
 
-from ppdiffusers.inference.programs import Inputs
+from ppdiffusers.inference.parts import Inputs, full_shape
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 _POOL = 256  # MB of GPU memory that a predictor takes at its start; it takes more as it needs it
@@ -60,22 +60,15 @@ def configure(config: Any, precision: str, device: int = 0) -> None:
 
 def shapes(inputs: Inputs, sizes: Sizes) -> Dict[str, Tuple[List[int], List[int], List[int]]]:
     """The least, the usual and the largest shape of each input, for which TensorRT builds its engines."""
-    found = {}
-    for name, each in inputs.items():
-        shape = each[0]
-        side = (sizes.multiple, max(sizes.multiple, sizes.side // 2 // sizes.multiple * sizes.multiple), sizes.side)
-        length = (1, max(1, sizes.length // 2), sizes.length)
-        free = iter([(1, max(1, sizes.batch // 2), sizes.batch), *([side, side] if len(shape) == 4 else [length])])
-        axes = [
-            next(free) if size is None else tuple(size if size > 0 else extent // -size for extent in side)
-            for size in shape
-        ]
-        least, usual, most = (list(column) for column in zip(*axes))
-        found[name] = (least, usual, most)
-    return found
+    half = max(1, sizes.side // 2 // sizes.multiple) * sizes.multiple
+    least, usual = (1, sizes.multiple, 1), (max(1, sizes.batch // 2), half, max(1, sizes.length // 2))
+    return {
+        name: (full_shape(shape, *least), full_shape(shape, *usual), full_shape(shape, *sizes[:3]))
+        for name, (shape, _) in inputs.items()
+    }
 
 
-def with_tensorrt(program: Path, inputs: Inputs, sizes: Sizes, precision: str, folder: Path) -> Tuple[Path, Path]:
+def with_tensorrt(program: Path, inputs: Inputs, precision: str, folder: Path) -> Tuple[Path, Path]:
     """A program, beside its parameters (`.pdiparams`), with TensorRT engines for what that takes of it.
 
     Returns:
@@ -88,7 +81,7 @@ def with_tensorrt(program: Path, inputs: Inputs, sizes: Sizes, precision: str, f
             min_input_shape=least, optim_input_shape=usual, max_input_shape=most,
             input_data_type=inputs[name][1], name=name,
         )
-        for name, (least, usual, most) in shapes(inputs, sizes).items()
+        for name, (least, usual, most) in shapes(inputs, Sizes()).items()
     ]  # fmt: skip
     target = folder / "tensorrt" / program.stem  # not over the program itself
     target.parent.mkdir()

@@ -7,19 +7,18 @@ no file can be out of date, damaged, or somebody else's.
 from __future__ import annotations
 
 import errno
-import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Tuple
 
 import numpy as np
 import paddle
 from paddle import nn
 
 from ppdiffusers.config import replacing
-from ppdiffusers.inference.parts import Inputs, Part
+from ppdiffusers.inference.parts import Part
 from ppdiffusers.models.half_precision import HALF, in_float32
 from ppdiffusers.models.weights import tensors_of
 
@@ -42,35 +41,26 @@ class Program:
     ir: Any
     parameters: Dict[str, paddle.Tensor]
 
-    def save(self, file: Path) -> None:
-        """Write it as Paddle Inference reads it.
+    def save(self, folder: Path, name: str = "program") -> Tuple[Path, Path]:
+        """Write program and weights, these as float32, as Paddle Inference reads them.
+
+        Returns:
+            The files, `<name>.json` and `<name>.pdiparams`.
 
         Raises:
-            OSError: it cannot be written, or not whole.
+            OSError: they cannot be written, or not whole: Paddle does not tell that a disk is full.
         """
-        with replacing(file) as part:
-            paddle.base.core.serialize_pir_program(self.ir, str(part), True, False, True)
-            if part.read_bytes()[-1:] != b"}":
-                raise _no_room(file)
-
-    def save_parameters(self, file: Path) -> None:
-        """Write the weights as Paddle Inference reads them (`.pdiparams`), as float32.
-
-        Raises:
-            OSError: they cannot be written, or not whole.
-        """
+        files = folder / f"{name}.json", folder / f"{name}.pdiparams"
         names = sorted(self.parameters)  # the order in which they are read
         held = [self.parameters[name].astype("float32").cpu() for name in names]  # `get_tensor` keeps nothing alive
-        tensors = [tensor.get_tensor() for tensor in held]
-        with replacing(file) as part:
-            paddle.base.core.save_combine_func(tensors, names, str(part), True, False, False)
-            if part.stat().st_size < 4 * sum(math.prod(tensor.shape()) for tensor in tensors):
-                raise _no_room(file)
-
-
-def _no_room(file: Path) -> OSError:
-    """Paddle does not tell that a disk is full."""
-    return OSError(errno.ENOSPC, "could not be written whole", str(file))
+        with replacing(files[0]) as program, replacing(files[1]) as parameters:
+            paddle.base.core.serialize_pir_program(self.ir, str(program), True, False, True)
+            tensors = [tensor.get_tensor() for tensor in held]
+            paddle.base.core.save_combine_func(tensors, names, str(parameters), True, False, False)
+            size = 4 * sum(tensor.size for tensor in held)
+            if program.read_bytes()[-1:] != b"}" or parameters.stat().st_size < size:
+                raise OSError(errno.ENOSPC, "could not be written whole", str(files[0]))
+        return files
 
 
 def load_program(file: Path) -> Any:
@@ -91,7 +81,8 @@ def trace(model: Any, part: Part) -> Program:
         raise UnsupportedPaddle(f"paddle {paddle.__version__} has no program format that is used here; 3.0 has")
     originals = {tensor.name: tensor for tensor in tensors_of(model)}
     if any(tensor.dtype in HALF for tensor in originals.values()):
-        model = _with_float32_names(model)
+        names = {name: _float32_name(tensor) for name, tensor in originals.items()}
+        model = in_float32(model, lambda tensor: None if tensor is None else names.get(tensor.name, tensor))
     # In a thread of its own, with whose end the static mode ends. Its stack is short too, which Paddle notes down for
     # every operator: from the depth of a web server that takes twice as long as all the rest.
     with _tracing, ThreadPoolExecutor(1) as thread:
@@ -108,9 +99,12 @@ def _trace(model: Any, part: Part) -> Tuple[Any, Dict[str, paddle.Tensor]]:
     # Not by `paddle.jit.to_static`: it rewrites the source of what it calls, which takes longer than the trace and is
     # not needed, as no branch in the layers depends on a tensor.
     _enter_static_mode()
-    main, startup = paddle.static.Program(), paddle.static.Program()
-    with paddle.static.program_guard(main, startup):
-        feeds = [paddle.static.data(name, shape, dtype) for name, (shape, dtype) in _feeds(part.inputs)]
+    main = paddle.static.Program()
+    with paddle.static.program_guard(main, paddle.static.Program()):
+        feeds = [
+            paddle.static.data(name, [-1 if size is None or size < 0 else size for size in shape], dtype)
+            for name, (shape, dtype) in part.inputs.items()
+        ]
         try:
             with to_static_mode_guard(True):  # layers give their weights as values of the program
                 outputs = part.function(model, *feeds)
@@ -123,31 +117,14 @@ def _trace(model: Any, part: Part) -> Tuple[Any, Dict[str, paddle.Tensor]]:
     return program, {name: known[name] for name in read}
 
 
-def _with_float32_names(model: Any) -> Any:
-    """The layers of a model whose weights in half precision are only names and shapes of float32 ones."""
-    twin = in_float32(model)
-    for layer in twin.sublayers(include_self=True):
-        for kind in ("_parameters", "_buffers"):
-            held = vars(layer)[kind]
-            names = getattr(held, "data", held)  # as they are kept
-            vars(layer)[kind] = {name: _named_like(layer, tensor) for name, tensor in names.items()}
-    return twin
-
-
-def _named_like(layer: nn.Layer, tensor: Any) -> Any:
-    if tensor is None or tensor.dtype not in HALF:
+def _float32_name(tensor: Any) -> Any:
+    """In place of a weight in half precision, one that has only the name and the shape of a float32 one."""
+    if tensor.dtype not in HALF:
         return tensor
     with paddle.LazyGuard():  # no memory
-        parameter = layer.create_parameter(tensor.shape, dtype="float32")
+        parameter = nn.Layer().create_parameter(tensor.shape, dtype="float32")
     parameter.name = tensor.name
     return parameter
-
-
-def _feeds(inputs: Inputs) -> List[Tuple[str, Tuple[List[int], str]]]:
-    return [
-        (name, ([size if size is not None and size > 0 else -1 for size in shape], dtype))
-        for name, (shape, dtype) in inputs.items()
-    ]
 
 
 def _enter_static_mode() -> None:

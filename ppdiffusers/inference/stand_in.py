@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Mapping
 
 import paddle
 
@@ -50,7 +50,7 @@ class StandIn:
         model = self.model
         hooked = name == "forward" and (model._forward_pre_hooks or model._forward_post_hooks)
         own = name not in vars(model) and is_known(module_of(function))
-        if hooked or not own or _asks_for_gradients(args, kwargs):
+        if hooked or not own or _asks_for_gradients(*args, *kwargs.values()):
             return (model if name == "forward" else getattr(model, name))(*args, **kwargs)
         with paddle.no_grad():
             function = getattr(function, "__wrapped__", function)  # by `runs_in_half`
@@ -78,9 +78,5 @@ def _entry(kind: type, name: str) -> Any:
     return None
 
 
-def _asks_for_gradients(args: Any, kwargs: Any) -> bool:
-    return paddle.is_grad_enabled() and any(not tensor.stop_gradient for tensor in _tensors(args, kwargs))
-
-
-def _tensors(args: Any, kwargs: Any) -> Iterator[paddle.Tensor]:
-    return (value for value in (*args, *kwargs.values()) if isinstance(value, paddle.Tensor))
+def _asks_for_gradients(*values: Any) -> bool:
+    return paddle.is_grad_enabled() and any(isinstance(x, paddle.Tensor) and not x.stop_gradient for x in values)

@@ -55,15 +55,16 @@ DECODER_BLOCKS: Dict[str, BlockType] = {
 }
 
 
-def block_type(name: str, known: Dict[str, BlockType]) -> BlockType:
-    """Look up a config's block type.
+def block_types(names: Sequence[str], known: Dict[str, BlockType]) -> List[BlockType]:
+    """Look up a config's block types.
 
     Raises:
         ValueError: a type that this model does not have.
     """
-    if name not in known:
-        raise ValueError(f"unknown block type {name!r}; use one of {', '.join(known)}")
-    return known[name]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown block type {name!r}; use one of {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 def check_levels(block_out_channels: Sequence[int], down: Sequence[str], up: Sequence[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Optional
 
 import paddle
 from paddle import nn
 
-from ppdiffusers.layers.blocks import DECODER_BLOCKS, ENCODER_BLOCKS, DownBlock, MidBlock, UpBlock, block_type
+from ppdiffusers.config import FrozenConfig
+from ppdiffusers.layers import blocks
+from ppdiffusers.layers.blocks import DownBlock, MidBlock, UpBlock, block_types
 from ppdiffusers.outputs import Output
 
 _EPS = 1e-6  # of every norm in the published autoencoders
@@ -22,45 +24,33 @@ class DecoderOutput(Output):
     commit_loss: Optional[paddle.Tensor] = None
 
 
-def _resnet(groups: int, act_fn: str) -> Dict[str, Any]:
-    return {"temb_channels": None, "groups": groups, "eps": _EPS, "act_fn": act_fn}
+def _resnet(config: FrozenConfig) -> Dict[str, Any]:
+    return {"temb_channels": None, "groups": config.norm_num_groups, "eps": _EPS, "act_fn": config.act_fn}
+
+
+def _middle(config: FrozenConfig) -> MidBlock:
+    channels = config.block_out_channels[-1]
+    head_dim = channels if config.mid_block_add_attention else None
+    return MidBlock(channels, _resnet(config), head_dim, config.norm_num_groups)
 
 
 class Encoder(nn.Layer):
     """Pixels `[B, in_channels, f * h, f * w]` to moments `[B, out_channels, h, w]`, f = 2 ** (levels - 1)."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        down_block_types: Sequence[str],
-        block_out_channels: Sequence[int],
-        layers_per_block: int,
-        norm_num_groups: int,
-        act_fn: str,
-        mid_block_add_attention: bool,
-    ):
+    def __init__(self, config: FrozenConfig, out_channels: int):
         super().__init__()
-        resnet = _resnet(norm_num_groups, act_fn)
-        self.conv_in = nn.Conv2D(in_channels, block_out_channels[0], 3, padding=1)
+        channels, last = config.block_out_channels, len(config.block_out_channels) - 1
+        self.conv_in = nn.Conv2D(config.in_channels, channels[0], 3, padding=1)
         self.down_blocks = nn.LayerList()
-        for i, (name, channels) in enumerate(zip(down_block_types, block_out_channels)):
-            self.down_blocks.append(
-                DownBlock(
-                    block_out_channels[max(i - 1, 0)],
-                    channels,
-                    layers_per_block,
-                    resnet,
-                    head_dim=channels if block_type(name, ENCODER_BLOCKS).attention else None,
-                    downsample=None if i == len(block_out_channels) - 1 else "conv",
-                    downsample_padding=0,
-                )
-            )
-        channels = block_out_channels[-1]
-        self.mid_block = MidBlock(channels, resnet, channels if mid_block_add_attention else None, norm_num_groups)
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, channels, epsilon=_EPS)
+        for i, kind in enumerate(block_types(config.down_block_types, blocks.ENCODER_BLOCKS)):
+            head_dim, downsample = channels[i] if kind.attention else None, None if i == last else "conv"
+            widths = channels[max(i - 1, 0)], channels[i]
+            block = DownBlock(*widths, config.layers_per_block, _resnet(config), head_dim, downsample, 0)
+            self.down_blocks.append(block)
+        self.mid_block = _middle(config)
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], epsilon=_EPS)
         self.conv_act = nn.Silu()  # whatever act_fn says: so are the published models
-        self.conv_out = nn.Conv2D(channels, out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2D(channels[-1], out_channels, 3, padding=1)
 
     def forward(self, sample: paddle.Tensor) -> paddle.Tensor:
         hidden_states = self.conv_in(sample)
@@ -73,38 +63,20 @@ class Encoder(nn.Layer):
 class Decoder(nn.Layer):
     """Latents `[B, in_channels, h, w]` to pixels `[B, out_channels, f * h, f * w]`."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        up_block_types: Sequence[str],
-        block_out_channels: Sequence[int],
-        layers_per_block: int,
-        norm_num_groups: int,
-        act_fn: str,
-        mid_block_add_attention: bool,
-    ):
+    def __init__(self, config: FrozenConfig, in_channels: int):
         super().__init__()
-        resnet = _resnet(norm_num_groups, act_fn)
-        previous = block_out_channels[-1]
-        self.conv_in = nn.Conv2D(in_channels, previous, 3, padding=1)
-        self.mid_block = MidBlock(previous, resnet, previous if mid_block_add_attention else None, norm_num_groups)
+        channels, last = config.block_out_channels[::-1], len(config.block_out_channels) - 1
+        self.conv_in = nn.Conv2D(in_channels, channels[0], 3, padding=1)
+        self.mid_block = _middle(config)
         self.up_blocks = nn.LayerList()
-        for i, (name, channels) in enumerate(zip(up_block_types, reversed(block_out_channels))):
-            self.up_blocks.append(
-                UpBlock(
-                    previous,
-                    channels,
-                    [0] * (layers_per_block + 1),
-                    resnet,
-                    head_dim=channels if block_type(name, DECODER_BLOCKS).attention else None,
-                    upsample=None if i == len(block_out_channels) - 1 else "conv",
-                )
-            )
-            previous = channels
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, previous, epsilon=_EPS)
+        skips = [0] * (config.layers_per_block + 1)
+        for i, kind in enumerate(block_types(config.up_block_types, blocks.DECODER_BLOCKS)):
+            head_dim, upsample = channels[i] if kind.attention else None, None if i == last else "conv"
+            block = UpBlock(channels[max(i - 1, 0)], channels[i], skips, _resnet(config), head_dim, upsample)
+            self.up_blocks.append(block)
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], epsilon=_EPS)
         self.conv_act = nn.Silu()  # whatever act_fn says: so are the published models
-        self.conv_out = nn.Conv2D(previous, out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2D(channels[-1], config.out_channels, 3, padding=1)
 
     def forward(self, latents: paddle.Tensor) -> paddle.Tensor:
         hidden_states = self.mid_block(self.conv_in(latents))

@@ -65,11 +65,10 @@ class AutoencoderKL(Model):
         super().__init__()
         check_levels(block_out_channels, down_block_types, up_block_types)
         moments = 2 * latent_channels
-        shared = (layers_per_block, norm_num_groups, act_fn, mid_block_add_attention)
-        self.encoder = Encoder(in_channels, moments, down_block_types, block_out_channels, *shared)
+        self.encoder = Encoder(self.config, moments)
         self.quant_conv = nn.Conv2D(moments, moments, 1) if use_quant_conv else None
         self.post_quant_conv = nn.Conv2D(latent_channels, latent_channels, 1) if use_post_quant_conv else None
-        self.decoder = Decoder(latent_channels, out_channels, up_block_types, block_out_channels, *shared)
+        self.decoder = Decoder(self.config, latent_channels)
 
     def encode(
         self, x: paddle.Tensor, return_dict: bool = True

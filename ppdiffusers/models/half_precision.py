@@ -30,7 +30,7 @@ def runs_in_half(method: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: nn.Layer, *args: Any, **kwargs: Any) -> Any:
         if not paddle.in_dynamic_mode():  # traced: the types are the tracer's business
             return method(self, *args, **kwargs)
-        args, kwargs = _upcast_all(args), _upcast_all(kwargs)
+        args, kwargs = tuple(map(_upcast, args)), {key: _upcast(value) for key, value in kwargs.items()}
         dtype = next((tensor.dtype for tensor in tensors_of(self) if _is_half_on_cpu(tensor)), None)
         if dtype is None:
             return method(self, *args, **kwargs)
@@ -49,7 +49,15 @@ def runs_in_half(method: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def in_float32(layer: Layer) -> Layer:
+def _is_half_on_cpu(value: Any) -> bool:
+    return isinstance(value, paddle.Tensor) and value.dtype in HALF and value.place.is_cpu_place()
+
+
+def _upcast(value: Any) -> Any:
+    return value.astype("float32") if _is_half_on_cpu(value) else value
+
+
+def in_float32(layer: Layer, cast: Callable[[Any], Any] = _upcast) -> Layer:
     """A layer that computes what `layer` does, with its half-precision weights in float32; `layer` is left alone.
 
     It shares all that `layer` has: attributes, hooks, float32 weights. Weights in half precision are cast when a
@@ -65,7 +73,7 @@ def in_float32(layer: Layer) -> Layer:
             content.update(original.__dict__)
             for kind in ("_parameters", "_buffers"):
                 if any(tensor is not None and tensor.dtype in HALF for tensor in content[kind].values()):
-                    content[kind] = _Upcast(content[kind])
+                    content[kind] = _Cast(content[kind], cast)
             layers = content["_sub_layers"].items()
             content["_sub_layers"] = type(content["_sub_layers"])(
                 (name, None if child is None else twin_of(child)) for name, child in layers
@@ -80,25 +88,15 @@ def in_float32(layer: Layer) -> Layer:
     return whole  # type: ignore[return-value]
 
 
-class _Upcast(UserDict):
-    """Tensors by name, float32 where they are kept in half precision."""
+class _Cast(UserDict):
+    """Tensors by name, which are cast when they are asked for."""
+
+    def __init__(self, tensors: Any, cast: Callable[[Any], Any]):
+        self._cast = cast
+        super().__init__(tensors)
 
     def __getitem__(self, name: str) -> Any:
-        return _upcast(self.data[name])
-
-
-def _is_half_on_cpu(value: Any) -> bool:
-    return isinstance(value, paddle.Tensor) and value.dtype in HALF and value.place.is_cpu_place()
-
-
-def _upcast(value: Any) -> Any:
-    return value.astype("float32") if _is_half_on_cpu(value) else value
-
-
-def _upcast_all(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _upcast(item) for key, item in value.items()}
-    return tuple(map(_upcast, value))
+        return self._cast(self.data[name])
 
 
 @functools.cache  # once a process

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Tuple, Union
+from typing import Tuple, Union
 
 import paddle
 from paddle import nn
 
-from ppdiffusers.config import register_to_config
+from ppdiffusers.config import FrozenConfig, register_to_config
 from ppdiffusers.layers.activations import get_activation
 from ppdiffusers.layers.attention import attend, merge_heads, split_heads
 from ppdiffusers.layers.shapes import sizes
@@ -26,10 +26,10 @@ class TextEncoderOutput(Output):
 class LDMBertAttention(nn.Layer):
     """Multi-head self-attention of `[B, T, d_model]`."""
 
-    def __init__(self, d_model: int, heads: int, head_dim: int):
+    def __init__(self, config: FrozenConfig):
         super().__init__()
-        self.heads = heads
-        inner = heads * head_dim
+        self.heads, d_model = config.encoder_attention_heads, config.d_model
+        inner = self.heads * config.head_dim
         self.q_proj = nn.Linear(d_model, inner, bias_attr=False)
         self.k_proj = nn.Linear(d_model, inner, bias_attr=False)
         self.v_proj = nn.Linear(d_model, inner, bias_attr=False)
@@ -44,15 +44,15 @@ class LDMBertAttention(nn.Layer):
 class LDMBertLayer(nn.Layer):
     """Attention and feed-forward, each normed in front and with a residual."""
 
-    def __init__(self, d_model: int, heads: int, head_dim: int, ffn_dim: int, activation: str, dropout: float):
+    def __init__(self, config: FrozenConfig):
         super().__init__()
-        self.self_attn_layer_norm = nn.LayerNorm(d_model)
-        self.self_attn = LDMBertAttention(d_model, heads, head_dim)
-        self.final_layer_norm = nn.LayerNorm(d_model)
-        self.fc1 = nn.Linear(d_model, ffn_dim)
-        self.activation_fn = get_activation(activation)
-        self.fc2 = nn.Linear(ffn_dim, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
+        self.self_attn = LDMBertAttention(config)
+        self.final_layer_norm = nn.LayerNorm(config.d_model)
+        self.fc1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
+        self.activation_fn = get_activation(config.activation_function)
+        self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: paddle.Tensor) -> paddle.Tensor:
         tokens = tokens + self.dropout(self.self_attn(self.self_attn_layer_norm(tokens)))
@@ -62,13 +62,13 @@ class LDMBertLayer(nn.Layer):
 class LDMBertEncoder(nn.Layer):
     """Token and position embeddings, the layers, and a last norm."""
 
-    def __init__(self, vocab_size: int, positions: int, d_model: int, layers: int, dropout: float, **layer: Any):
+    def __init__(self, config: FrozenConfig):
         super().__init__()
-        self.embed_tokens = nn.Embedding(vocab_size, d_model)
-        self.embed_positions = nn.Embedding(positions, d_model)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.LayerList([LDMBertLayer(d_model, dropout=dropout, **layer) for _ in range(layers)])
-        self.layer_norm = nn.LayerNorm(d_model)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.LayerList([LDMBertLayer(config) for _ in range(config.encoder_layers)])
+        self.layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(self, input_ids: paddle.Tensor) -> paddle.Tensor:
         positions = paddle.arange(sizes(input_ids)[1])
@@ -122,17 +122,7 @@ class LDMBertModel(Model):
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.model = LDMBertEncoder(
-            vocab_size,
-            max_position_embeddings,
-            d_model,
-            encoder_layers,
-            dropout,
-            heads=encoder_attention_heads,
-            head_dim=head_dim,
-            ffn_dim=encoder_ffn_dim,
-            activation=activation_function,
-        )
+        self.model = LDMBertEncoder(self.config)
 
     def forward(
         self, input_ids: paddle.Tensor, return_dict: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple, Type, TypeVar, Union
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Set, Tuple, Type, TypeVar, Union
 
 import numpy as np
 import paddle
@@ -96,6 +96,16 @@ class Model(nn.Layer, Configurable):
     def dtype(self) -> Any:
         """Type of the parameters."""
         return next(iter(self.parameters())).dtype
+
+    @property
+    def device(self) -> Any:
+        """Where the parameters are: a place of paddle's."""
+        return next(iter(self.parameters())).place
+
+    @property
+    def downsampling_factor(self) -> int:
+        """How much smaller the coarsest maps are, along a side: each level of the config halves them."""
+        return 2 ** (len(self.config.get("block_out_channels") or [1]) - 1)
 
     def num_parameters(self) -> int:
         return sum(math.prod(parameter.shape) for parameter in self.parameters())
@@ -209,61 +219,40 @@ def load_checkpoint(model: Model, checkpoint: Checkpoint, dtype: str, disable_mm
         CheckpointError: names every missing, unexpected and mis-shaped key.
     """
     parameters = dict(model.state_dict())
-    sources = _weights_in(checkpoint, model)
-    missing = [name for name in parameters if name not in sources]
-    unexpected = [source.key for name, source in sources.items() if name not in parameters]
-    misshaped = []
-    for name, parameter in parameters.items():
-        if name in sources:
-            key, transposed = sources[name]
-            shape, wanted = tuple(checkpoint.shape(key)), tuple(parameter.shape)
-            if (shape[::-1] if transposed else shape) != wanted:
-                misshaped.append(f"{key} is {list(shape)}, the config wants {list(wanted)}")
-    if missing or unexpected or misshaped:
-        problems = [
-            f"{kind}: {', '.join(names)}"
-            for kind, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", misshaped))
-            if names
-        ]
+    keys = {current_name(key): key for key in checkpoint.keys() if not key.startswith(model._unused_weights)}
+    transposed = linear_weights(model) if checkpoint.layout == "torch" else set()
+    problems: Dict[str, List[str]] = {
+        "missing": [name for name in parameters if name not in keys],
+        "unexpected": [key for name, key in keys.items() if name not in parameters],
+        "wrong shape": [],
+    }
+    for name in filter(keys.__contains__, parameters):
+        shape, wanted = list(checkpoint.shape(keys[name])), list(parameters[name].shape)
+        if (shape[::-1] if name in transposed else shape) != wanted:
+            problems["wrong shape"].append(f"{keys[name]} is {shape}, the config wants {wanted}")
+    if any(problems.values()):
+        told = "; ".join(f"{kind}: {', '.join(found)}" for kind, found in problems.items() if found)
         raise CheckpointError(
-            f"{checkpoint.path} does not fit {type(model).__name__}: {'; '.join(problems)}. "
+            f"{checkpoint.path} does not fit {type(model).__name__}: {told}. "
             "Is it the config.json that was saved with these weights?"
         )
-    place = current_place()
+    device = paddle.get_device()
+    place = paddle.CPUPlace() if device == "cpu" else paddle.CUDAPlace(int(device.partition(":")[2] or 0))
     for name, parameter in parameters.items():
-        weight = sources[name]
-        mapped = None if disable_mmap or not isinstance(place, paddle.CPUPlace) else _mapped(checkpoint, weight, dtype)
+        can_be_mapped = device == "cpu" and not disable_mmap and name not in transposed
+        mapped = _mapped(checkpoint, keys[name], dtype) if can_be_mapped else None
         if mapped is not None:
             parameter.get_tensor()._share_data_with(mapped.get_tensor())
         else:
-            parameter.get_tensor().set(_read(checkpoint, weight, dtype), place)
-            checkpoint.release(weight.key)
+            array = checkpoint.read(keys[name])
+            array = np.ascontiguousarray(array.T if name in transposed else array)
+            parameter.get_tensor().set(to_dtype(array, dtype), place)
+            checkpoint.release(keys[name])
 
 
-class _Weight(NamedTuple):
-    """Of a checkpoint."""
-
-    key: str
-    transposed: bool
-
-
-def _weights_in(checkpoint: Checkpoint, model: Model) -> Dict[str, _Weight]:
-    """What a checkpoint holds for a model, by the model's names."""
-    transposed = linear_weights(model) if checkpoint.layout == "torch" else set()
-    keys = {current_name(key): key for key in checkpoint.keys() if not key.startswith(model._unused_weights)}
-    return {name: _Weight(key, name in transposed) for name, key in keys.items()}
-
-
-def _read(checkpoint: Checkpoint, weight: _Weight, dtype: str) -> np.ndarray:
-    array = checkpoint.read(weight.key)
-    return to_dtype(np.ascontiguousarray(array.T if weight.transposed else array), dtype)
-
-
-def _mapped(checkpoint: Checkpoint, weight: _Weight, dtype: str) -> Optional[paddle.Tensor]:
+def _mapped(checkpoint: Checkpoint, key: str, dtype: str) -> Optional[paddle.Tensor]:
     """A tensor over the file's pages, which it keeps mapped; None where the weight has to be copied."""
-    if weight.transposed or checkpoint.dtype(weight.key) != dtype:
-        return None
-    array = checkpoint.map(weight.key)
+    array = checkpoint.map(key) if checkpoint.dtype(key) == dtype else None
     if array is None or not hasattr(paddle.Tensor, "__dlpack__"):  # paddle before 3 imports no arrays
         return None
     bits = array.view(np.float16) if dtype == "bfloat16" else array  # paddle has no operators on uint16
@@ -276,13 +265,6 @@ def linear_weights(model: nn.Layer) -> Set[str]:
     """Names of the weights that torch keeps as [out, in] and paddle as [in, out]."""
     layers: List[Tuple[str, nn.Layer]] = list(model.named_sublayers(include_self=True))
     return {f"{name}.weight" if name else "weight" for name, layer in layers if isinstance(layer, nn.Linear)}
-
-
-def current_place() -> Any:
-    device = paddle.get_device()
-    if device == "cpu":
-        return paddle.CPUPlace()
-    return paddle.CUDAPlace(int(device.partition(":")[2] or 0))
 
 
 def to_dtype(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import paddle
 from paddle import nn
 
+from ppdiffusers.layers.activations import get_activation
+from ppdiffusers.layers.blocks import DownBlock, MidBlock, UpBlock
 from ppdiffusers.layers.embeddings import TimestepEmbedding
 from ppdiffusers.models.model import Model
 from ppdiffusers.outputs import Output
@@ -21,23 +23,43 @@ class UNet2DOutput(Output):
 
 
 class UNet(Model):
-    """Base of the U-Nets. Their configs have `class_embed_type`, `num_class_embeds` and `block_out_channels`."""
+    """Base of the U-Nets."""
 
-    conv_in: nn.Layer
-    down_blocks: nn.LayerList
-    mid_block: Optional[nn.Layer]
-    up_blocks: nn.LayerList
-    conv_norm_out: nn.Layer
-    conv_act: nn.Layer
-    conv_out: nn.Layer
+    def _add_layers(
+        self,
+        time_proj: nn.Layer,
+        features: int,
+        temb_channels: int,
+        down: Sequence[Dict[str, Any]],
+        middle: Optional[Dict[str, Any]],
+        up: Sequence[Dict[str, Any]],
+        act_fn: str = "silu",
+    ) -> None:
+        """All layers of the config; what two U-Nets have in common is read from there.
 
-    def _add_embeddings(self, time_proj: nn.Layer, features: int, temb_channels: int, act_fn: str = "silu") -> None:
-        """The layers from timesteps, through `features` values of `time_proj`, and classes to `temb_channels`."""
+        Args:
+            time_proj: from timesteps to `features` values, which become an embedding of width `temb_channels`.
+            down, up: further arguments of `DownBlock` and `UpBlock`, level by level on the way.
+            middle: of `MidBlock`; None for no middle block.
+            act_fn: of the embedding, and before the last convolution.
+        """
+        config = self.config
+        channels, layers, last = config.block_out_channels, config.layers_per_block, len(down) - 1
+        resnet: Dict[str, Any] = {
+            "temb_channels": temb_channels,
+            "groups": config.norm_num_groups,
+            "eps": config.norm_eps,
+            "act_fn": config.act_fn,
+            "dropout": config.dropout,
+            "time_embedding_norm": config.resnet_time_scale_shift,
+        }
+        self.conv_in = nn.Conv2D(config.in_channels, channels[0], 3, padding=1)
+
         self._temb_channels = temb_channels
         self.time_proj = time_proj
         self.time_embedding = TimestepEmbedding(features, temb_channels, act_fn)
         self.class_embedding = None
-        kind, classes = self.config.class_embed_type, self.config.num_class_embeds
+        kind, classes = config.class_embed_type, config.num_class_embeds
         if kind is None and classes is not None:
             self.class_embedding = nn.Embedding(classes, temb_channels)
         elif kind == "timestep":
@@ -46,6 +68,29 @@ class UNet(Model):
             self.class_embedding = nn.Identity()
         elif kind is not None:
             raise ValueError(f"unknown class_embed_type {kind!r}; use 'timestep', 'identity' or None")
+
+        self.down_blocks = nn.LayerList()
+        skips = [channels[0]]  # widths of what the way down hands to the way up
+        for i, options in enumerate(down):
+            options = {"downsample_padding": config.downsample_padding, **options}
+            if i == last:
+                options["downsample"] = None
+            block = DownBlock(channels[max(i - 1, 0)], channels[i], layers, resnet, **options)
+            self.down_blocks.append(block)
+            skips += [channels[i]] * block.num_layers
+        self.mid_block = None
+        if middle is not None:
+            scale = config.mid_block_scale_factor
+            self.mid_block = MidBlock(channels[-1], resnet, output_scale_factor=scale, **middle)
+        self.up_blocks = nn.LayerList()
+        for i, options in zip(range(last, -1, -1), up):
+            options = {**options, "upsample": None} if i == 0 else options
+            taken = [skips.pop() for _ in range(layers + 1)]
+            self.up_blocks.append(UpBlock(channels[min(i + 1, last)], channels[i], taken, resnet, **options))
+
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], epsilon=config.norm_eps)
+        self.conv_act = get_activation(act_fn)
+        self.conv_out = nn.Conv2D(channels[0], config.out_channels, 3, padding=1)
 
     def _network(
         self, sample: paddle.Tensor, temb: paddle.Tensor, encoder_hidden_states: Optional[paddle.Tensor] = None
@@ -69,10 +114,7 @@ class UNet(Model):
         return self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
 
     def _embed(
-        self,
-        sample: paddle.Tensor,
-        timestep: Union[paddle.Tensor, float, int],
-        class_labels: Optional[paddle.Tensor],
+        self, sample: paddle.Tensor, timestep: Union[paddle.Tensor, float, int], class_labels: Optional[paddle.Tensor]
     ) -> Tuple[paddle.Tensor, paddle.Tensor]:
         """The embedding `[B, temb_channels]` that every residual block gets, and the timesteps `[B]`."""
         if not isinstance(timestep, paddle.Tensor):
@@ -103,7 +145,7 @@ class UNet(Model):
         return timesteps.astype("int64")
 
     def _check_size(self, sample: paddle.Tensor) -> None:
-        multiple = 2 ** (len(self.config.block_out_channels) - 1)
+        multiple = self.downsampling_factor
         height, width = sample.shape[-2:]
         if paddle.in_dynamic_mode() and (height % multiple or width % multiple):  # symbolic where it is exported
             raise ValueError(

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import paddle
 from paddle import nn
 
 from ppdiffusers.config import register_to_config
-from ppdiffusers.layers.blocks import (
-    DOWN_BLOCKS,
-    UP_BLOCKS,
-    DownBlock,
-    MidBlock,
-    UpBlock,
-    block_type,
-    check_levels,
-    per_level,
-)
+from ppdiffusers.layers.blocks import DOWN_BLOCKS, UP_BLOCKS, block_types, check_levels, per_level
 from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
 from ppdiffusers.models.unet import UNet, UNet2DOutput
 
@@ -78,79 +69,30 @@ class UNet2DModel(UNet):
         num_train_timesteps: Optional[int] = None,
     ):
         super().__init__()
-        levels = len(block_out_channels)
         check_levels(block_out_channels, down_block_types, up_block_types)
         if mid_block_type not in ("UNetMidBlock2D", None):
             raise ValueError(f"unknown mid_block_type {mid_block_type!r}; use 'UNetMidBlock2D' or None")
         for key, value in (("downsample_type", downsample_type), ("upsample_type", upsample_type)):
             if value not in ("conv", "resnet"):
                 raise ValueError(f"unknown {key} {value!r}; use 'conv' or 'resnet'")
-        given = per_level("attention_head_dim", attention_head_dim, levels)
+        given = per_level("attention_head_dim", attention_head_dim, len(block_out_channels))
         head_dims = [head_dim or channels for head_dim, channels in zip(given, block_out_channels)]
-        temb_channels = time_embedding_dim or 4 * block_out_channels[0]
-        resnet: Dict[str, Any] = {
-            "temb_channels": temb_channels,
-            "groups": norm_num_groups,
-            "eps": norm_eps,
-            "act_fn": act_fn,
-            "dropout": dropout,
-            "time_embedding_norm": resnet_time_scale_shift,
-        }
-
-        self.conv_in = nn.Conv2D(in_channels, block_out_channels[0], 3, padding=1)
-        self._add_embeddings(*self._time_projection(), temb_channels)
-
-        self.down_blocks = nn.LayerList()
-        skips = [block_out_channels[0]]  # widths of what the way down hands to the way up
-        for i, (name, channels) in enumerate(zip(down_block_types, block_out_channels)):
-            kind, last = block_type(name, DOWN_BLOCKS), i == levels - 1
-            down = None if last else kind.resampling(downsample_type)
-            self.down_blocks.append(
-                DownBlock(
-                    block_out_channels[max(i - 1, 0)],
-                    channels,
-                    layers_per_block,
-                    resnet,
-                    head_dim=head_dims[i] if kind.attention else None,
-                    downsample=down,
-                    downsample_padding=downsample_padding,
-                )
-            )
-            skips += [channels] * (layers_per_block + (not last))
-
-        self.mid_block = None
+        middle = None
         if mid_block_type is not None:
-            channels = block_out_channels[-1]
             # As published: where the time embedding scales and shifts, this attention has no norm of its own.
             groups = norm_num_groups if resnet_time_scale_shift == "default" else None
-            self.mid_block = MidBlock(
-                channels,
-                resnet,
-                head_dim=head_dims[-1] if add_attention else None,
-                attention_groups=attn_norm_num_groups if attn_norm_num_groups is not None else groups,
-                output_scale_factor=mid_block_scale_factor,
-            )
-
-        self.up_blocks = nn.LayerList()
-        previous = block_out_channels[-1]
-        for i, (name, channels) in enumerate(zip(up_block_types, reversed(block_out_channels))):
-            kind, last = block_type(name, UP_BLOCKS), i == levels - 1
-            up = None if last else kind.resampling(upsample_type)
-            self.up_blocks.append(
-                UpBlock(
-                    previous,
-                    channels,
-                    [skips.pop() for _ in range(layers_per_block + 1)],
-                    resnet,
-                    head_dim=head_dims[levels - 1 - i] if kind.attention else None,
-                    upsample=up,
-                )
-            )
-            previous = channels
-
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, block_out_channels[0], epsilon=norm_eps)
-        self.conv_act = nn.Silu()
-        self.conv_out = nn.Conv2D(block_out_channels[0], out_channels, 3, padding=1)
+            groups = groups if attn_norm_num_groups is None else attn_norm_num_groups
+            middle = {"head_dim": head_dims[-1] if add_attention else None, "attention_groups": groups}
+        down = [
+            {"head_dim": head_dim if kind.attention else None, "downsample": kind.resampling(downsample_type)}
+            for kind, head_dim in zip(block_types(down_block_types, DOWN_BLOCKS), head_dims)
+        ]
+        up = [
+            {"head_dim": head_dim if kind.attention else None, "upsample": kind.resampling(upsample_type)}
+            for kind, head_dim in zip(block_types(up_block_types, UP_BLOCKS), reversed(head_dims))
+        ]
+        temb_channels = time_embedding_dim or 4 * block_out_channels[0]
+        self._add_layers(*self._time_projection(), temb_channels, down, middle, up)
 
     def _time_projection(self) -> Tuple[nn.Layer, int]:
         """The layer from timesteps to features, and the number of features."""

@@ -8,17 +8,7 @@ import paddle
 from paddle import nn
 
 from ppdiffusers.config import register_to_config
-from ppdiffusers.layers.activations import get_activation
-from ppdiffusers.layers.blocks import (
-    CONDITION_DOWN_BLOCKS,
-    CONDITION_UP_BLOCKS,
-    DownBlock,
-    MidBlock,
-    UpBlock,
-    block_type,
-    check_levels,
-    per_level,
-)
+from ppdiffusers.layers.blocks import CONDITION_DOWN_BLOCKS, CONDITION_UP_BLOCKS, block_types, check_levels, per_level
 from ppdiffusers.layers.embeddings import GaussianFourierProjection, Timesteps
 from ppdiffusers.models.unet import UNet, UNet2DOutput
 
@@ -51,23 +41,13 @@ class UNet2DConditionModel(UNet):
     """
 
     _fixed_config_keys = {
-        "encoder_hid_dim": None,
-        "encoder_hid_dim_type": None,
-        "num_attention_heads": None,
-        "dual_cross_attention": False,
-        "addition_embed_type": None,
-        "addition_time_embed_dim": None,
-        "resnet_skip_time_act": False,
+        **dict.fromkeys(("encoder_hid_dim", "encoder_hid_dim_type", "num_attention_heads", "cross_attention_norm")),
+        **dict.fromkeys(("addition_embed_type", "addition_time_embed_dim", "time_embedding_act_fn")),
+        **dict.fromkeys(("timestep_post_act", "time_cond_proj_dim", "projection_class_embeddings_input_dim")),
+        **dict.fromkeys(("dual_cross_attention", "resnet_skip_time_act", "class_embeddings_concat"), False),
+        **dict.fromkeys(("conv_in_kernel", "conv_out_kernel"), 3),
         "resnet_out_scale_factor": 1.0,
-        "time_embedding_act_fn": None,
-        "timestep_post_act": None,
-        "time_cond_proj_dim": None,
-        "conv_in_kernel": 3,
-        "conv_out_kernel": 3,
-        "projection_class_embeddings_input_dim": None,
         "attention_type": "default",
-        "class_embeddings_concat": False,
-        "cross_attention_norm": None,
     }
     _legacy_config_keys = {
         **dict.fromkeys(_fixed_config_keys, "of models that are no latent diffusion"),
@@ -119,15 +99,6 @@ class UNet2DConditionModel(UNet):
         heads = per_level("attention_head_dim", attention_head_dim, levels)
         only_cross = per_level("only_cross_attention", only_cross_attention, levels)
 
-        time_proj, features, temb_channels = self._time_projection()
-        resnet: Dict[str, Any] = {
-            "temb_channels": temb_channels,
-            "groups": norm_num_groups,
-            "eps": norm_eps,
-            "act_fn": act_fn,
-            "dropout": dropout,
-            "time_embedding_norm": resnet_time_scale_shift,
-        }
         transformer: Dict[str, Any] = {
             "context_dim": cross_attention_dim,
             "layers": transformer_layers_per_block,
@@ -135,59 +106,23 @@ class UNet2DConditionModel(UNet):
             "linear_projection": use_linear_projection,
             "upcast": upcast_attention,
         }
-
-        self.conv_in = nn.Conv2D(in_channels, block_out_channels[0], 3, padding=1)
-        self._add_embeddings(time_proj, features, temb_channels, act_fn)
-
-        level_transformers = [
-            {**transformer, "heads": heads[i], "only_cross_attention": only_cross[i]} for i in range(levels)
+        transformers = [
+            {**transformer, "heads": count, "only_cross_attention": only} for count, only in zip(heads, only_cross)
         ]
-        self.down_blocks = nn.LayerList()
-        skips = [block_out_channels[0]]  # widths of what the way down hands to the way up
-        for i, (name, channels) in enumerate(zip(down_block_types, block_out_channels)):
-            kind, last = block_type(name, CONDITION_DOWN_BLOCKS), i == levels - 1
-            self.down_blocks.append(
-                DownBlock(
-                    block_out_channels[max(i - 1, 0)],
-                    channels,
-                    layers_per_block,
-                    resnet,
-                    downsample=None if last else "conv",
-                    downsample_padding=downsample_padding,
-                    transformer=level_transformers[i] if kind.cross_attention else None,
-                )
-            )
-            skips += [channels] * (layers_per_block + (not last))
-
-        self.mid_block = None
-        if mid_block_type is not None:
-            crossing = mid_block_type == "UNetMidBlock2DCrossAttn"
-            self.mid_block = MidBlock(
-                block_out_channels[-1],
-                resnet,
-                output_scale_factor=mid_block_scale_factor,
-                transformer={**transformer, "heads": heads[-1]} if crossing else None,
-                num_resnets=2 if crossing else 1,
-            )
-
-        self.up_blocks = nn.LayerList()
-        previous = block_out_channels[-1]
-        for i, (name, channels) in enumerate(zip(up_block_types, reversed(block_out_channels))):
-            kind, last = block_type(name, CONDITION_UP_BLOCKS), i == levels - 1
-            self.up_blocks.append(
-                UpBlock(
-                    previous,
-                    channels,
-                    [skips.pop() for _ in range(layers_per_block + 1)],
-                    resnet,
-                    upsample=None if last else "conv",
-                    transformer=level_transformers[levels - 1 - i] if kind.cross_attention else None,
-                )
-            )
-            previous = channels
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, block_out_channels[0], epsilon=norm_eps)
-        self.conv_act = get_activation(act_fn)
-        self.conv_out = nn.Conv2D(block_out_channels[0], out_channels, 3, padding=1)
+        down = [
+            {"transformer": options if kind.cross_attention else None}
+            for kind, options in zip(block_types(down_block_types, CONDITION_DOWN_BLOCKS), transformers)
+        ]
+        up = [
+            {"transformer": options if kind.cross_attention else None}
+            for kind, options in zip(block_types(up_block_types, CONDITION_UP_BLOCKS), reversed(transformers))
+        ]
+        middle: Optional[Dict[str, Any]] = None
+        if mid_block_type == "UNetMidBlock2DCrossAttn":
+            middle = {"transformer": {**transformer, "heads": heads[-1]}}
+        elif mid_block_type is not None:
+            middle = {"num_resnets": 1}
+        self._add_layers(*self._time_projection(), down, middle, up, act_fn)
 
     def _time_projection(self) -> Tuple[nn.Layer, int, int]:
         """The layer from timesteps to features, the number of features, and the width of the embedding."""

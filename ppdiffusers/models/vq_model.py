@@ -68,12 +68,11 @@ class VQModel(Model):
             raise ValueError(f"norm_type {norm_type!r} is not of a latent diffusion model; use 'group'")
         check_levels(block_out_channels, down_block_types, up_block_types)
         dim = latent_channels if vq_embed_dim is None else vq_embed_dim
-        shared = (layers_per_block, norm_num_groups, act_fn, mid_block_add_attention)
-        self.encoder = Encoder(in_channels, latent_channels, down_block_types, block_out_channels, *shared)
+        self.encoder = Encoder(self.config, latent_channels)
         self.quant_conv = nn.Conv2D(latent_channels, dim, 1)
         self.quantize = VectorQuantizer(num_vq_embeddings, dim)
         self.post_quant_conv = nn.Conv2D(dim, latent_channels, 1)
-        self.decoder = Decoder(latent_channels, out_channels, up_block_types, block_out_channels, *shared)
+        self.decoder = Decoder(self.config, latent_channels)
 
     def encode(self, x: paddle.Tensor, return_dict: bool = True) -> Union[VQEncoderOutput, Tuple[paddle.Tensor]]:
         """Pixels in [-1, 1], `[B, in_channels, f * h, f * w]`, to latents `[B, vq_embed_dim, h, w]`."""

@@ -65,12 +65,12 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     @property
     def vae_scale_factor(self) -> int:
         """Pixels a latent, along one side."""
-        return 2 ** (len(self.vqvae.config.block_out_channels) - 1)
+        return self.vqvae.downsampling_factor
 
     @property
     def _unet_multiple(self) -> int:
         """What the latents' height and width must divide by."""
-        return 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return self.unet.downsampling_factor
 
     def _size(self, height: Optional[int] = None, width: Optional[int] = None) -> Tuple[int, int]:
         """Height and width in pixels; for what is None, those that the unet's config names.

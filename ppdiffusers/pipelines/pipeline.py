@@ -254,7 +254,7 @@ class DiffusionPipeline:
     @property
     def device(self) -> Any:
         """Where the models are: a place of paddle's."""
-        return next(iter(self.components["unet"].parameters())).place
+        return self.components["unet"].device
 
     @property
     def dtype(self) -> Any:

@@ -339,8 +339,6 @@ TABLE: Dict[str, Dict[str, Case]] = {
     "sigmoid": _eltwise(F.sigmoid, _sigmoid),
     "tanh": _eltwise(F.tanh, np.tanh),
     "exp": _eltwise(paddle.exp, np.exp),
-    "sin": _eltwise(paddle.sin, np.sin),
-    "cos": _eltwise(paddle.cos, np.cos),
     "dropout": {"at rest": Case(lambda x: F.dropout(x, 0.5, training=False) + x, lambda x: 2 * x, (TOKENS,))},
     "embedding": {
         "of an input": Case(

@@ -90,8 +90,8 @@ def compile_from(pixels, monkeypatch):
     """With "auto", tiny pipelines compile what their U-Net does from so many pixels on, and every decoder."""
     weights = compiled._weights_by_level(tiny_unet(), "_network")
     work = pixels * sum(count / 4**level for level, count in weights.items())
-    monkeypatch.setitem(compiled.WORTH_COMPILING, "_network", compiled.Worth(work, 0))
-    monkeypatch.setitem(compiled.WORTH_COMPILING, "_to_pixels", compiled.Worth(0, 0))
+    monkeypatch.setitem(compiled.WORTH_COMPILING, "_network", (work, 0))
+    monkeypatch.setitem(compiled.WORTH_COMPILING, "_to_pixels", (0, 0))
 
 
 def picture(height=8, width=8, seed=0):

@@ -12,11 +12,11 @@ from exported_folders import CALL, PICTURE
 
 from ppdiffusers import DiffusionPipeline
 from ppdiffusers.inference.engines import OneDNNEngine
-from ppdiffusers.inference.exported import ExportedPart, ExportError
+from ppdiffusers.inference.exported import ExportedModel, ExportError
 from ppdiffusers.inference.onednn import OneDNNError
 from ppdiffusers.models import UNet2DModel
 
-start = ExportedPart._start
+start = ExportedModel._start
 
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
 
@@ -106,7 +106,7 @@ def test_parameters_of_another_length_give_no_picture(copy, change, message, eng
 
 def test_a_refused_size_keeps_the_guard_and_the_engine(eager, folder, tmp_path, monkeypatch):
     started, run = [], OneDNNEngine.__call__
-    monkeypatch.setattr(ExportedPart, "_start", lambda part, setup: started.append(part) or start(part, setup))
+    monkeypatch.setattr(ExportedModel, "_start", lambda *arguments: started.append(1) or start(*arguments))
 
     def refuse(engine, arrays):
         if any(array.shape[-2:] == (12, 20) for array in arrays.values()):
@@ -142,7 +142,9 @@ def test_nothing_is_written_of_a_pipeline_that_has_layers_in_part(eager, folder,
 
 
 def test_what_an_exported_model_lacks_raises_and_what_it_has_does_not(folder):
-    unet = DiffusionPipeline.from_pretrained(folder).unet
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    unet = pipeline.unet
+    assert pipeline.device.is_cpu_place() and pipeline.dtype == paddle.float32
     assert isinstance(unet, UNet2DModel) and unet.config.in_channels == 6 and not unet.training
     assert unet.eval() is not None and unet.to("cpu") is unet
     for name in ("parameters", "named_parameters", "state_dict", "train", "apply", "sublayers", "save_pretrained"):

@@ -72,7 +72,7 @@ def test_the_same_input_gives_the_same_with_and_without_what_was_kept(name, bran
     np.testing.assert_array_equal(predict(cached, 1), wanted)
     # What programs are made for is what the layers hand on.
     shape, _ = shallow_part(unet, branch).inputs["deep"]
-    assert cached._deep.shape[1:] == [shape[1], 8 // -shape[2], 12 // -shape[3]]
+    assert cached._run_so_far.deep.shape[1:] == [shape[1], 8 // -shape[2], 12 // -shape[3]]
     np.testing.assert_array_equal(predict(cached, 1), wanted)
     assert {key: id(value) for key, value in vars(unet).items()} == before
 
@@ -278,3 +278,36 @@ def test_another_network_is_checked_when_it_runs():
     pipeline.unet = smaller
     with pytest.raises(ValueError, match="cache_branch_id 3 is no skip connection"):
         latents(pipeline, CALLS["super-resolution"][1])
+
+
+class Own(UNet2DModel):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", ["hook", "subclass"])
+def test_what_deep_cache_cannot_be_put_around_runs_whole_and_that_is_told_once(kind):
+    unet = build("unconditional")
+    if kind == "subclass":
+        own = Own.from_config(unet.config)
+        own.set_state_dict(unet.state_dict())
+        unet = own
+    else:
+        unet.register_forward_pre_hook(lambda layer, inputs: inputs)
+    unet.eval()
+    cached = DeepCache(unet, 3, 0)
+    with pytest.warns(UserWarning) as told:
+        for seed in (1, 2, 3):
+            np.testing.assert_array_equal(predict(cached, seed), predict(unet, seed))
+    assert len(told) == 1 and "DeepCache has no effect" in str(told[0].message) and told[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("ignore:paddle computes in neither", "error:DeepCache")
+def test_half_precision_keeps_deep_features_too():
+    unet = build("unconditional")
+    unet.to(dtype="float16")
+    full = build("unconditional")
+    full.set_state_dict({name: value.astype("float32") for name, value in unet.state_dict().items()})
+    cached, wanted = DeepCache(unet, 3, 1), DeepCache(full, 3, 1)
+    for seed in (1, 2, 3, 4):
+        np.testing.assert_array_equal(predict(cached, seed), predict(wanted, seed))

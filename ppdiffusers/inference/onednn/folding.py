@@ -1,4 +1,4 @@
-"""What the operators of Paddle's programs do to numpy arrays: everything that depends on shapes only."""
+"""What the operators of Paddle's programs do to numpy arrays: everything that depends on shapes only, and views."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ FOLDED: Dict[str, Callable[..., Any]] = {
     "reshape": lambda plan, attrs, x, shape: x.reshape(full_shape(x.shape, shape)),
     "unsqueeze": lambda plan, attrs, x, axes: np.expand_dims(x, tuple(axes.reshape(-1))),
     "squeeze": lambda plan, attrs, x, axes: np.squeeze(x, tuple(axes.reshape(-1))),
+    "transpose": lambda plan, attrs, x: x.transpose(attrs["perm"]),
+    "split_with_num": lambda plan, attrs, x, axis: np.split(x, attrs["num"], int(axis.reshape(()))),
     "expand": lambda plan, attrs, x, shape: np.broadcast_to(x, [n if m == -1 else m for n, m in zip(x.shape, shape)]),
     "arange": lambda plan, attrs, start, end, step: np.arange(
         *(each.reshape(())[()] for each in (start, end, step)), dtype=NUMPY_TYPES[attrs["dtype"].name]

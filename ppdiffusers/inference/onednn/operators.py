@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 import numpy as np
 
 from ppdiffusers.inference.onednn import library
+from ppdiffusers.inference.onednn.folding import FOLDED
 from ppdiffusers.inference.onednn.library import FP32, SRC, WEIGHTS, Descriptor
 from ppdiffusers.inference.onednn.plan import Tensor
 from ppdiffusers.inference.onednn.values import (
-    AS_IT_IS,
-    NUMPY_TYPES,
     Doubled,
-    Integers,
     Padded,
     Parameter,
-    Repeated,
     Scores,
     UnsupportedOperator,
     full_shape,
@@ -41,18 +38,9 @@ _DOUBLING = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 _STATISTICS = (library.MEAN, library.VARIANCE)
 
 
-def _parameter(plan: Planner, attrs: Dict[str, Any]) -> Parameter:
-    return Parameter(attrs["parameter_name"], tuple(attrs["shape"]))
-
-
 def _data(plan: Planner, attrs: Dict[str, Any]) -> Any:
-    name, kind = attrs["name"], attrs["dtype"].name
-    shape = plan.shapes[name]
-    if kind.startswith("INT"):
-        plan.integers[name] = np.zeros(shape, NUMPY_TYPES[kind])
-        return Integers(plan.integers[name])
-    tensor = plan.steps.allocate(shape, FP32, range(len(shape)))
-    plan.inputs[name] = tensor
+    shape = plan.shapes[attrs["name"]]
+    tensor = plan.inputs[attrs["name"]] = plan.steps.allocate(shape, FP32, range(len(shape)))
     return tensor if len(shape) < 3 else plan.copy(tensor, plan.dtype)
 
 
@@ -63,9 +51,9 @@ def _embedding(plan: Planner, attrs: Dict[str, Any], ids: Any, table: Parameter)
     result = plan.steps.allocate((*ids.shape, rows.shape[1]), FP32, range(len(ids.shape) + 1))
 
     def take(arena: int) -> None:
-        np.take(rows, ids.array, 0, out=result.array(arena))
+        np.take(rows, ids.array(arena).astype(np.int64), 0, out=result.array(arena))
 
-    plan.steps.add_host(take, [], result)
+    plan.steps.add_host(take, [ids], result)
     return plan.tensor(result, plan.dtype)
 
 
@@ -100,7 +88,7 @@ def _conv2d(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Parameter) -> 
     result = plan.steps.allocate((source.shape[0], weight.shape[0], *sizes), plan.dtype)
     geometry = library.Geometry(strides, before, after, dilations)
     kernel = functools.partial(library.convolution, geometry)
-    return plan.weighted(weight.name, AS_IT_IS, np.asarray, weight.shape, plan.dtype, kernel, source, result)
+    return plan.weighted(weight.name, np.asarray, weight.shape, plan.dtype, kernel, source, result)
 
 
 def _doubling_convolution(plan: Planner, x: Tensor, weight: Parameter) -> Optional[Tensor]:
@@ -111,7 +99,7 @@ def _doubling_convolution(plan: Planner, x: Tensor, weight: Parameter) -> Option
     shape = (*weight.shape[:2], 4, 4)
     if kernel(source.descriptor, Descriptor(shape, plan.dtype), result.descriptor, ()).slow:
         return None
-    return plan.weighted(weight.name, "doubling", _for_doubling, shape, plan.dtype, kernel, source, result)
+    return plan.weighted(weight.name, _for_doubling, shape, plan.dtype, kernel, source, result)
 
 
 def _for_doubling(array: np.ndarray) -> np.ndarray:
@@ -173,9 +161,9 @@ def _matmul(plan: Planner, attrs: Dict[str, Any], x: Any, y: Any) -> Tensor:
         return _linear_layer(plan, attrs, x, y)
     x, y = plan.tensor(x), plan.tensor(y)
     if attrs["transpose_x"]:
-        x = x.permuted([*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2])
+        x = x.turned
     if attrs["transpose_y"]:
-        y = y.permuted([*range(len(y.shape) - 2), len(y.shape) - 1, len(y.shape) - 2])
+        y = y.turned
     lead = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     result = plan.steps.allocate((*lead, x.shape[-2], y.shape[-1]), x.dtype, range(len(lead) + 2))
     return _product(plan, x, y, result)
@@ -200,8 +188,8 @@ def _linear_layer(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Paramete
         rows = copied.reshaped((prod(source.shape[:-1]), inner))
     assert rows is not None
     result = plan.steps.allocate((rows.shape[0], outer), dtype)
-    form, turn = ("transposed", np.transpose) if attrs["transpose_y"] else (AS_IT_IS, np.asarray)
-    made = plan.weighted(weight.name, form, turn, (inner, outer), dtype, library.matmul, rows, result)
+    form = np.transpose if attrs["transpose_y"] else np.asarray
+    made = plan.weighted(weight.name, form, (inner, outer), dtype, library.matmul, rows, result)
     reshaped = made.reshaped((*source.shape[:-1], outer))
     assert reshaped is not None
     return reshaped
@@ -225,11 +213,9 @@ def _attention(plan: Planner, attrs: Dict[str, Any], scores: Scores, value: Tens
     rank = len(query.shape)
     if attrs["transpose_x"] or attrs["transpose_y"] or not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
         raise UnsupportedOperator("attention of other shapes than [..., T, d], [..., S, d] and [..., S, e]")
-    if scores.transposed:
-        key = key.permuted([*range(rank - 2), rank - 1, rank - 2])
+    key = key.turned if scores.transposed else key
     lead, rows, columns = query.shape[:-2], query.shape[-2], key.shape[-1]
-    order = sorted(range(rank), key=lambda axis: -value.strides[axis])
-    result = plan.steps.allocate((*lead, rows, value.shape[-1]), value.dtype, order)
+    result = plan.steps.allocate((*lead, rows, value.shape[-1]), value.dtype, value.order)
     if prod(lead) * rows * columns <= plan.scores_at_once:
         heads: List[Tuple[int, ...]] = [()]
         shape = (*lead, rows, columns)
@@ -291,46 +277,40 @@ def _pad3d(plan: Planner, attrs: Dict[str, Any], x: Tensor, paddings: np.ndarray
 def _concat(plan: Planner, attrs: Dict[str, Any], parts: List[Any], axis: np.ndarray) -> Tensor:
     tensors = [plan.tensor(part) for part in parts]
     along = int(axis.reshape(-1)[0]) % len(tensors[0].shape)
-    sizes = [tensor.shape[along] for tensor in tensors]
     shape = list(tensors[0].shape)
-    shape[along] = sum(sizes)
-    result = plan.steps.allocate(shape, tensors[0].dtype)
-    start = 0
-    for tensor, size in zip(tensors, sizes):
-        plan.copy_into(tensor, result.part(along, start, start + size))
-        start += size
+    shape[along] = sum(tensor.shape[along] for tensor in tensors)
+    result, stop = plan.steps.allocate(shape, tensors[0].dtype), 0
+    for tensor in tensors:
+        start, stop = stop, stop + tensor.shape[along]
+        plan.copy_into(tensor, result.part(along, start, stop))
     return result
 
 
-def _slice(plan: Planner, attrs: Dict[str, Any], x: Any, starts: np.ndarray, ends: np.ndarray) -> Any:
-    tensor = plan.tensor(x)
-    for axis, start, end in zip(attrs["axes"], starts, ends):
-        size = tensor.shape[axis]
-        start, end = (min(size, max(0, int(n) + size if n < 0 else int(n))) for n in (start, end))
-        tensor = tensor.part(axis, start, end)
-    return _without(tensor, attrs["decrease_axis"])
+def _viewed(name: str) -> Callable[..., Any]:
+    """What is a view of an array is one of a tensor too: numpy finds out how it lies, on an array without memory."""
 
+    def translate(plan: Planner, attrs: Dict[str, Any], x: Any, *constants: np.ndarray) -> Any:
+        if isinstance(x, Padded):
+            return replace(x, source=translate(plan, attrs, x.source, *constants))
+        tensor = plan.tensor(x)
+        whole = np.lib.stride_tricks.as_strided(np.empty(1, np.uint8), tensor.shape, tensor.strides)
+        made = FOLDED[name](plan, attrs, whole, *constants)
+        views = [
+            tensor.view(each.shape, each.strides, each.ctypes.data - whole.ctypes.data)
+            for each in (made if isinstance(made, list) else [made])
+        ]
+        return views if isinstance(made, list) else views[0]
 
-def _without(tensor: Tensor, axes: Any) -> Tensor:
-    gone = {axis % len(tensor.shape) for axis in axes}
-    kept = [axis for axis in range(len(tensor.shape)) if axis not in gone]
-    return tensor.view([tensor.shape[i] for i in kept], [tensor.strides[i] for i in kept]) if gone else tensor
-
-
-def _split_with_num(plan: Planner, attrs: Dict[str, Any], x: Any, axis: np.ndarray) -> List[Tensor]:
-    tensor, along = plan.tensor(x), int(axis.reshape(()))
-    size = tensor.shape[along] // attrs["num"]
-    return [tensor.part(along, i * size, (i + 1) * size) for i in range(attrs["num"])]
+    return translate
 
 
 def _reshape(plan: Planner, attrs: Dict[str, Any], x: Any, shape: np.ndarray) -> Any:
     if isinstance(x, Parameter):
         return Parameter(x.name, full_shape(x.shape, shape))
     wanted = full_shape(shape_of(x), shape)
-    if isinstance(x, Repeated):
-        doubled = _doubled_source(x.source, wanted)
-        if doubled is not None:
-            return Doubled(doubled)
+    doubled = _doubled_source(x, wanted) if isinstance(x, Tensor) else None
+    if doubled is not None:
+        return Doubled(doubled)
     tensor = plan.tensor(x)
     return tensor.reshaped(wanted) or plan.copy(tensor, None, range(len(tensor.shape))).reshaped(wanted)
 
@@ -345,47 +325,25 @@ def _doubled_source(tensor: Tensor, wanted: Tuple[int, ...]) -> Optional[Tensor]
     return tensor.view((batch, channels, height, width), [tensor.strides[i] for i in (0, 1, 2, 4)])
 
 
-def _transpose(plan: Planner, attrs: Dict[str, Any], x: Any) -> Tensor:
-    return plan.tensor(x).permuted(attrs["perm"])
-
-
-def _unsqueeze(plan: Planner, attrs: Dict[str, Any], x: Any, axes: np.ndarray) -> Any:
-    tensor = plan.tensor(x)
-    shape = list(tensor.shape)
-    for axis in axes.reshape(-1):
-        shape.insert(axis % (len(shape) + 1), 1)
-    return tensor.reshaped(shape)
-
-
-def _squeeze(plan: Planner, attrs: Dict[str, Any], x: Any, axes: np.ndarray) -> Any:
-    if isinstance(x, Padded):
-        return Padded(_without(x.source, axes), x.before, x.after)
-    return _without(plan.tensor(x), axes)
-
-
-def _tile(plan: Planner, attrs: Dict[str, Any], x: Any, repeats: np.ndarray) -> Repeated:
+def _tile(plan: Planner, attrs: Dict[str, Any], x: Any, repeats: np.ndarray) -> Tensor:
     tensor = plan.tensor(x)
     shape = [1] * (len(repeats) - len(tensor.shape)) + list(tensor.shape)
     return _expand(plan, attrs, tensor, np.array([n * int(times) for n, times in zip(shape, repeats)]))
 
 
-def _expand(plan: Planner, attrs: Dict[str, Any], x: Any, wanted: np.ndarray) -> Repeated:
+def _expand(plan: Planner, attrs: Dict[str, Any], x: Any, wanted: np.ndarray) -> Tensor:
     tensor = plan.tensor(x)
     tensor = tensor.reshaped([1] * (len(wanted) - len(tensor.shape)) + list(tensor.shape)) or tensor
     shape = [n if int(m) == -1 else int(m) for n, m in zip(tensor.shape, wanted)]
     if any(n not in (1, m) for n, m in zip(tensor.shape, shape)):
         raise UnsupportedOperator(f"{list(tensor.shape)} is repeated to {shape}")
     strides = [stride if n == m else 0 for stride, n, m in zip(tensor.strides, tensor.shape, shape)]
-    return Repeated(replace(tensor, shape=tuple(shape), strides=tuple(strides), step=None))
+    return replace(tensor, shape=tuple(shape), strides=tuple(strides), step=None)
 
 
 def _scale(plan: Planner, attrs: Dict[str, Any], x: Any, factor: np.ndarray) -> Tensor:
     alpha, beta = float(factor.reshape(())), float(attrs["bias"])
     return plan.apply(x, library.LINEAR, alpha, beta if attrs["bias_after_scale"] else alpha * beta)
-
-
-def _gelu(plan: Planner, attrs: Dict[str, Any], x: Any) -> Tensor:
-    return plan.apply(x, library.GELU_TANH if attrs["approximate"] else library.GELU_ERF)
 
 
 def _dropout(plan: Planner, attrs: Dict[str, Any], x: Any, *rest: Any) -> Any:
@@ -397,26 +355,7 @@ def _dropout(plan: Planner, attrs: Dict[str, Any], x: Any, *rest: Any) -> Any:
 def _cast(plan: Planner, attrs: Dict[str, Any], x: Any) -> Any:
     if attrs["dtype"].name != "FLOAT32":  # the only type of tensors that depend on inputs
         raise UnsupportedOperator(f"a cast to {attrs['dtype'].name}")
-    if not isinstance(x, Integers):
-        return x
-    result = plan.steps.allocate(x.shape, FP32, range(len(x.shape)))
-    return plan.steps.add_host(lambda arena: np.copyto(result.array(arena), x.array, "unsafe"), [], result)
-
-
-def _by_numpy(function: Callable[..., Any]) -> Callable[..., Tensor]:
-    """For what oneDNN has no kernel of, and what is done to vectors only."""
-
-    def translate(plan: Planner, attrs: Dict[str, Any], x: Any) -> Tensor:
-        given = plan.tensor(x)
-        source = plan.tensor(given, FP32)
-        result = plan.like(source)
-
-        def compute(arena: int) -> None:
-            function(source.array(arena), out=result.array(arena))
-
-        return plan.tensor(plan.steps.add_host(compute, [source], result), given.dtype)
-
-    return translate
+    return x
 
 
 def _eltwise(algorithm: int, alpha: float = 0.0) -> Callable[..., Tensor]:
@@ -428,21 +367,21 @@ def _binary(algorithm: int) -> Callable[..., Tensor]:
 
 
 OPERATORS: Dict[str, Callable[..., Any]] = {
-    "parameter": _parameter,
+    "parameter": lambda plan, attrs: Parameter(attrs["parameter_name"], tuple(attrs["shape"])),
     "data": _data,
     "fetch": _fetch,
     "combine": lambda plan, attrs, *parts: list(parts),
     "split": lambda plan, attrs, parts: tuple(parts),
-    "split_with_num": _split_with_num,
+    "split_with_num": _viewed("split_with_num"),
     "dropout": _dropout,
-    "slice": _slice,
+    "slice": _viewed("slice"),
     "scale": _scale,
     "conv2d": _conv2d,
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
     "matmul": _matmul,
     "linear_v2": _linear_v2,
-    "gelu": _gelu,
+    "gelu": lambda plan, attrs, x: plan.apply(x, library.GELU_TANH if attrs["approximate"] else library.GELU_ERF),
     "pool2d": _pool2d,
     "pad3d": _pad3d,
     "add": _binary(library.ADD),
@@ -456,14 +395,12 @@ OPERATORS: Dict[str, Callable[..., Any]] = {
     "sigmoid": _eltwise(library.LOGISTIC),
     "tanh": _eltwise(library.TANH),
     "exp": _eltwise(library.EXP),
-    "sin": _by_numpy(np.sin),
-    "cos": _by_numpy(np.cos),
     "softmax": _softmax,
     "shape64": lambda plan, attrs, x: np.array(shape_of(x), np.int64),
     "reshape": _reshape,
-    "transpose": _transpose,
-    "unsqueeze": _unsqueeze,
-    "squeeze": _squeeze,
+    "transpose": _viewed("transpose"),
+    "unsqueeze": _viewed("unsqueeze"),
+    "squeeze": _viewed("squeeze"),
     "tile": _tile,
     "expand": _expand,
     "concat": _concat,

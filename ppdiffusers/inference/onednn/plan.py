@@ -34,6 +34,7 @@ from ppdiffusers.threads import get_num_threads, use_threads
 _ALIGNMENT = 64  # bytes
 _LEFT_FREE = 64 << 20  # bytes that must be there besides an arena: for code of kernels, results, and others
 _MOST_BY_LOOPS = 100_000  # elements that a plain loop may write: of a convolution one would take minutes
+_NUMPY_COPIES_ON_REQUEST = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
 Post = Tuple[int, float, float, Optional["Tensor"]]  # as PostOp, but with the tensor
 
 
@@ -57,7 +58,7 @@ class Tensor:
     """A view of a buffer.
 
     Attributes:
-        strides, offset: in elements.
+        strides, offset: in elements; a stride of 0 repeats it, which no kernel reads or writes.
         layout: of the library's own, as weights have; such a tensor is only read whole.
         step: what writes exactly these elements, if nobody else reads them: more can be done to them there.
     """
@@ -76,7 +77,7 @@ class Tensor:
             return self.layout
         for order in (range(len(self.shape)), _in_memory(len(self.shape))):
             usual = _dense_strides(self.shape, order)
-            if all(a == b for a, b, size in zip(self.strides, usual, self.shape) if size != 1):
+            if self.lies_as(usual):
                 return Descriptor(self.shape, self.dtype, usual)  # kernels look at axes of one element too
         return Descriptor(self.shape, self.dtype, self.strides)
 
@@ -89,8 +90,11 @@ class Tensor:
         shape[axis] = stop - start
         return self.view(shape, self.strides, start * self.strides[axis])
 
-    def permuted(self, order: Sequence[int]) -> Tensor:
-        return self.view([self.shape[i] for i in order], [self.strides[i] for i in order])
+    @property
+    def turned(self) -> Tensor:
+        """With the last two axes exchanged."""
+        (*shape, rows, columns), (*strides, across, along) = self.shape, self.strides
+        return self.view((*shape, columns, rows), (*strides, along, across))
 
     def reshaped(self, shape: Sequence[int]) -> Optional[Tensor]:
         """None where no strides can say it."""
@@ -104,12 +108,20 @@ class Tensor:
     @property
     def dense(self) -> bool:
         """Whether its elements fill their memory, in any order of the axes."""
-        expected = 1
-        for stride, size in sorted((stride, size) for stride, size in zip(self.strides, self.shape) if size != 1):
-            if stride != expected:
-                return False
-            expected *= size
-        return True
+        return self.lies_as(_dense_strides(self.shape, self.order))
+
+    def lies_as(self, strides: Sequence[int]) -> bool:
+        """Whether these are its strides; those of axes of one element mean nothing."""
+        return all(a == b for a, b, size in zip(self.strides, strides, self.shape) if size != 1)
+
+    @property
+    def repeated(self) -> bool:
+        return any(stride == 0 and size != 1 for stride, size in zip(self.strides, self.shape))
+
+    @property
+    def order(self) -> List[int]:
+        """Its axes as they lie in memory, the slowest first."""
+        return sorted(range(len(self.shape)), key=lambda axis: -self.strides[axis])
 
     def array(self, arena: int) -> np.ndarray:
         """Its elements, those of bfloat16 as uint16."""
@@ -138,12 +150,11 @@ class Step:
 
     number: int
     name: str
-    make: Optional[Callable[[List[PostOp]], Kernel]]
     arguments: List[Tuple[int, Tensor]]
     result: Tensor
+    make: Optional[Callable[[List[PostOp]], Kernel]] = None
     post: List[Post] = field(default_factory=list)
     host: Optional[Callable[[int], None]] = None
-    touched: List[Buffer] = field(default_factory=list)
     kernel: Optional[Kernel] = None
 
     def everything(self) -> List[Tuple[int, Tensor]]:
@@ -214,31 +225,26 @@ class Steps:
     ) -> Tensor:
         """A step that writes `result`, which comes back as its product."""
         kernel = make(_post_ops(post))
-        step = self._step(make, [*arguments, (library.DST, result)], result, list(post), kernel=kernel)
-        self._append(step, result)
-        return replace(result, step=step)
+        return replace(result, step=self._append(result, arguments, make=make, post=list(post), kernel=kernel))
 
     def add_kernel(self, kernel: Kernel, arguments: List[Tuple[int, Tensor]], result: Tensor) -> Tensor:
         """A step that takes no post-ops."""
-        step = self._step(None, [*arguments, (library.DST, result)], result, kernel=kernel)
-        self._append(step, result)
+        self._append(result, arguments, kernel=kernel)
         return result
 
     def add_host(self, function: Callable[[int], None], reads: Sequence[Tensor], result: Tensor) -> Tensor:
-        step = self._step(None, [], result, host=function, touched=[each.buffer for each in reads])
-        self._append(step, result)
+        self._append(result, [(library.SRC, each) for each in reads], host=function)
         return result
 
-    def _step(self, *arguments: Any, **more: Any) -> Step:
-        return Step(len(self.steps), self.operator, *arguments, **more)
-
-    def _append(self, step: Step, result: Tensor) -> None:
+    def _append(self, result: Tensor, arguments: List[Tuple[int, Tensor]], **more: Any) -> Step:
+        step = Step(len(self.steps), self.operator, [*arguments, (library.DST, result)], result, **more)
         if step.kernel is not None and step.kernel.slow and prod(result.shape) > _MOST_BY_LOOPS:
             raise library.OneDNNError(f"oneDNN has no fast kernel for a result of the shape {list(result.shape)}")
         if result.buffer.first < 0:
             result.buffer.first = step.number
         result.buffer.ready = step.number
         self.steps.append(step)
+        return step
 
 
 class Plan:
@@ -246,25 +252,20 @@ class Plan:
     and their scratchpads are cut for these.
 
     Args:
-        inputs, outputs: of float32.
-        integers: inputs of whole numbers.
+        inputs, outputs: of float32, in which whole numbers are exact up to 2 ** 24.
 
     Raises:
         NotEnoughMemory: the arena cannot grow so far.
     """
 
-    def __init__(
-        self,
-        steps: Steps,
-        inputs: Dict[str, Tensor],
-        integers: Dict[str, np.ndarray],
-        outputs: List[Tensor],
-        arena: Arena,
-    ):
+    def __init__(self, steps: Steps, inputs: Dict[str, Tensor], outputs: List[Tensor], arena: Arena):
         self._steps = steps.steps
-        self.inputs, self.integers, self.outputs = inputs, integers, outputs
+        self.inputs, self.outputs = inputs, outputs
         for step in self._steps:
-            _give_scratchpad(step)
+            layout = step.kernel.scratchpad if step.kernel is not None else None
+            if layout is not None and layout.bytes:
+                room = Tensor(Buffer(layout.bytes, first=step.number), (), (), FP32, layout=layout)
+                step.arguments.append((library.SCRATCHPAD, room))
         self.bytes = _place(self._lifetimes())
         self._arena = arena
         self._threads = get_num_threads()
@@ -279,9 +280,8 @@ class Plan:
             tensor.buffer.first = 0
             buffers[id(tensor.buffer)] = tensor.buffer
         for step in self._steps:
-            others = [post[3].buffer for post in step.post if post[3] is not None]
-            touched = [tensor.buffer for _, tensor in step.arguments] + step.touched + others + [step.result.buffer]
-            for buffer in touched:
+            for _, tensor in step.everything():
+                buffer = tensor.buffer
                 if buffer.array is None:
                     buffer.last = max(buffer.last, step.number)
                     buffers[id(buffer)] = buffer
@@ -304,8 +304,6 @@ class Plan:
     def _begin(self, arrays: Mapping[str, np.ndarray]) -> None:
         use_threads(self._threads)
         address = self._arena.reserve(self.bytes)
-        for name, integers in self.integers.items():
-            integers[...] = arrays[name]
         for name, tensor in self.inputs.items():
             tensor.array(address)[...] = arrays[name]
         if address != self._address:
@@ -353,15 +351,6 @@ class Plan:
 
 def _text(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape))
-
-
-def _give_scratchpad(step: Step) -> None:
-    """Add what the kernel of a finished step needs while it runs."""
-    if step.kernel is not None:
-        layout = step.kernel.scratchpad
-        if layout.bytes:
-            room = Tensor(Buffer(layout.bytes, first=step.number), (), (), FP32, layout=layout)
-            step.arguments.append((library.SCRATCHPAD, room))
 
 
 def _memory(tensor: Tensor, arena: int) -> Memory:
@@ -450,42 +439,12 @@ def _dense_strides(shape: Sequence[int], order: Sequence[int]) -> Tuple[int, ...
 
 
 def _reshaped_strides(shape: Sequence[int], strides: Sequence[int], wanted: Sequence[int]) -> Optional[Tuple[int, ...]]:
-    """Strides under which the same memory has the shape `wanted`, or None: groups of axes are split and merged."""
-    old = [(size, stride) for size, stride in zip(shape, strides) if size != 1]
-    found: List[int] = []
-    new = list(wanted)
-    i = 0
-    while i < len(new):
-        if new[i] == 1:
-            found.append(0)
-            i += 1
-            continue
-        if not old:
-            return None
-        size, stride = old.pop(0)
-        group = [new[i]]
-        while prod(group) != size:  # merge old axes or take more new ones until the products agree
-            if prod(group) < size:
-                i += 1
-                if i == len(new):
-                    return None
-                group.append(new[i])
-            else:
-                if not old or stride != old[0][0] * old[0][1]:
-                    return None
-                following, stride = old.pop(0)
-                size *= following
-        within = stride * size
-        for each in group:
-            within //= each
-            found.append(within)
-        i += 1
-    if old:
+    """Strides under which the same memory has the shape `wanted`; None where there are none. numpy finds them."""
+    view = np.lib.stride_tricks.as_strided(np.empty(1, np.uint8), shape, strides)  # whose elements are never read
+    try:
+        if _NUMPY_COPIES_ON_REQUEST:
+            return np.reshape(view, tuple(wanted), copy=False).strides
+        view.shape = tuple(wanted)
+    except (AttributeError, ValueError):
         return None
-    inner = 1  # an axis of one element, where the library wants no 0, goes around those behind it
-    for axis in reversed(range(len(new))):
-        if new[axis] == 1:
-            found[axis] = inner
-        else:
-            inner = found[axis] * new[axis]
-    return tuple(found)
+    return view.strides

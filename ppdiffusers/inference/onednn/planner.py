@@ -19,7 +19,7 @@ from ppdiffusers.inference.onednn.folding import FOLDED
 from ppdiffusers.inference.onednn.library import SRC, SRC_1, WEIGHTS, Descriptor, NotEnoughMemory
 from ppdiffusers.inference.onednn.operators import OPERATORS, scores
 from ppdiffusers.inference.onednn.plan import Arena, Plan, Post, Step, Steps, Tensor, Together, enough_memory
-from ppdiffusers.inference.onednn.values import Doubled, Parameter, Repeated, UnsupportedOperator, Weights, is_constant
+from ppdiffusers.inference.onednn.values import Doubled, Parameter, UnsupportedOperator, Weights, is_constant
 from ppdiffusers.threads import use_threads
 
 logger = logging.getLogger("ppdiffusers")
@@ -47,7 +47,7 @@ def make_plan(program: Any, weights: Weights, shapes: Mapping[str, Tuple[int, ..
             for op in operators:
                 planner.translate(op)
             try:
-                return Plan(planner.steps, planner.inputs, planner.integers, planner.outputs, arena)
+                return Plan(planner.steps, planner.inputs, planner.outputs, arena)
             except NotEnoughMemory as error:
                 at_once = next((fewer for fewer in SCORES_AT_ONCE if fewer < planner.scores_held), 0)
                 if not at_once:
@@ -69,18 +69,13 @@ def _vectors_first(operators: List[Any]) -> List[Any]:
 
 class Planner:
     def __init__(
-        self,
-        weights: Weights,
-        shapes: Mapping[str, Tuple[int, ...]],
-        operators: Sequence[Any],
-        scores_at_once: int,
+        self, weights: Weights, shapes: Mapping[str, Tuple[int, ...]], operators: Sequence[Any], scores_at_once: int
     ):
         self.weights, self.shapes = weights, shapes
         self.dtype, self.scores_at_once = weights.dtype, scores_at_once
         self.scores_held = 0  # at once, in fact
         self.steps = Steps()
         self.inputs: Dict[str, Tensor] = {}
-        self.integers: Dict[str, np.ndarray] = {}
         self.outputs: List[Tensor] = []
         self.values: Dict[int, Any] = {}
         self.readers: Dict[int, List[str]] = collections.defaultdict(list)  # names of operators, by value
@@ -128,14 +123,13 @@ class Planner:
         """As something that lies in memory, of `dtype` if one is given."""
         if isinstance(value, Doubled):
             value = self._doubled(value.source)
-        elif isinstance(value, Repeated):
-            value = self._repeated(value.source)
         elif isinstance(value, Parameter):
             value = self.steps.constant(self.weights.vector(value))
         elif is_constant(value):
             value = self.steps.constant(np.asarray(value))
         if not isinstance(value, Tensor):
             raise UnsupportedOperator(f"a {type(value).__name__.lower()} tensor is read by an operator that cannot")
+        value = self._repeated(value) if value.repeated else value
         return value if dtype is None or value.dtype == dtype else self.copy(value, dtype)
 
     def copy(self, source: Tensor, dtype: Optional[int] = None, order: Optional[Sequence[int]] = None) -> Tensor:
@@ -151,7 +145,7 @@ class Planner:
         """A map as convolutions read it: channels last, and of their type."""
         source = self.tensor(value)
         wanted = self.steps.allocate(source.shape, self.dtype)
-        if source.dtype == self.dtype and _same_strides(source, wanted):
+        if source.dtype == self.dtype and source.lies_as(wanted.strides):
             return source
         return self.copy_into(source, wanted)
 
@@ -169,14 +163,12 @@ class Planner:
         return result
 
     def _repeated(self, source: Tensor) -> Tensor:
-        """In memory: no kernel of oneDNN reads or writes strides of 0."""
         result = self.steps.allocate(source.shape, source.dtype, range(len(source.shape)))
         return self.steps.add_host(lambda arena: np.copyto(result.array(arena), source.array(arena)), [source], result)
 
     def like(self, source: Tensor) -> Tensor:
         """Room for the results of something done to each element."""
-        order = sorted(range(len(source.shape)), key=lambda axis: -source.strides[axis])
-        return self.steps.allocate(source.shape, source.dtype, order)
+        return self.steps.allocate(source.shape, source.dtype, source.order)
 
     # What many operators are made of
 
@@ -228,28 +220,23 @@ class Planner:
     def weighted(
         self,
         name: str,
-        form: str,
-        weights: Callable[[np.ndarray], np.ndarray],
+        form: Callable[[np.ndarray], np.ndarray],
         shape: Sequence[int],
         dtype: int,
         kernel: Callable[..., Any],
         source: Tensor,
         result: Tensor,
     ) -> Tensor:
-        """A convolution or linear layer, whose kernel says how its weights should lie."""
+        """A convolution or linear layer, whose kernel says how the `form` of its weights should lie."""
         a, b = source.descriptor, result.descriptor
         layout = kernel(a, Descriptor(shape, dtype), b, ()).weights
-        prepared = self.weights.prepared(name, form, layout, weights)
+        prepared = self.weights.prepared(name, form, layout)
         arguments = [(SRC, source), (WEIGHTS, prepared)]
         return self.steps.add(lambda post: kernel(a, layout, b, post), arguments, result)
 
 
 def _name(op: Any) -> str:
     return op.name().split(".")[-1].rstrip("_")
-
-
-def _same_strides(a: Tensor, b: Tensor) -> bool:
-    return all(x == y for x, y, size in zip(a.strides, b.strides, a.shape) if size != 1)
 
 
 def _linear(algorithm: int, number: float) -> Tuple[int, float, float]:
@@ -266,7 +253,7 @@ def _aligned(other: Tensor, view: Tensor) -> Optional[Tensor]:
     """
     assert view.step is not None
     written = view.step.result
-    if other.shape == view.shape and _same_strides(other, view):
+    if other.shape == view.shape and other.lies_as(view.strides):
         return other.view(written.shape, written.strides)
     varying = [axis - len(other.shape) for axis, size in enumerate(other.shape) if size != 1]
     if not varying:
@@ -277,6 +264,6 @@ def _aligned(other: Tensor, view: Tensor) -> Optional[Tensor]:
             shape = [1] * len(written.shape)
             shape[fast[0]] = other.shape[varying[0]]
             return other.reshaped(shape)
-    if written.shape == view.shape and _same_strides(written, view):
+    if written.shape == view.shape and written.lies_as(view.strides):
         return other.reshaped((1,) * (len(view.shape) - len(other.shape)) + other.shape)
     return None

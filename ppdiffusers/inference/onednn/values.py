@@ -16,7 +16,6 @@ from ppdiffusers.inference.onednn.library import DST, FP32, SCRATCHPAD, SRC, Des
 from ppdiffusers.inference.onednn.plan import Buffer, Tensor, enough_memory
 
 NUMPY_TYPES = {"FLOAT32": np.float32, "FLOAT64": np.float64, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
-AS_IT_IS = "as it is"  # form of most weights
 
 
 class UnsupportedOperator(ValueError):
@@ -32,32 +31,10 @@ class Parameter:
 
 
 @dataclass(eq=False)
-class Integers:
-    """An input of whole numbers, which is filled before a run."""
-
-    array: np.ndarray
-
-    @property
-    def shape(self) -> Tuple[int, ...]:
-        return self.array.shape
-
-
-@dataclass(eq=False)
 class Doubled:
     """A map whose pixels are repeated twice each way."""
 
     source: Tensor
-
-
-@dataclass(eq=False)
-class Repeated:
-    """A tensor with strides of 0 in the axes along which it is repeated."""
-
-    source: Tensor
-
-    @property
-    def shape(self) -> Tuple[int, ...]:
-        return self.source.shape
 
 
 @dataclass(eq=False)
@@ -101,7 +78,7 @@ class Weights:
         self.dtype = dtype
         self._parameters, self._released = dict(parameters), released
         self._vectors: Dict[str, np.ndarray] = {}
-        self._prepared: Dict[Tuple[str, str], List[weakref.ref[Tensor]]] = {}
+        self._prepared: Dict[Tuple[str, Callable[..., Any]], List[weakref.ref[Tensor]]] = {}
 
     @property
     def bytes(self) -> int:
@@ -119,8 +96,8 @@ class Weights:
                 self._released(name)
         return self._vectors[name].reshape(parameter.shape)
 
-    def prepared(self, name: str, form: str, layout: Descriptor, make: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-        """In this layout. `make` gives the array of a `form`, in the order of the layout's axes.
+    def prepared(self, name: str, form: Callable[[np.ndarray], np.ndarray], layout: Descriptor) -> Tensor:
+        """What `form` makes of the array, in this layout of the same axes.
 
         Raises:
             NotEnoughMemory: for the weight.
@@ -131,7 +108,7 @@ class Weights:
                 return each
         with enough_memory():
             memory = _aligned(layout.bytes)
-            array = np.ascontiguousarray(make(self._parameters[name]()), np.float32)
+            array = np.ascontiguousarray(form(self._parameters[name]()), np.float32)
             source = Descriptor(array.shape, FP32, [stride // 4 for stride in array.strides])
             kernel = library.reorder(source, layout)
             scratchpad = _aligned(kernel.scratchpad.bytes)
@@ -144,7 +121,7 @@ class Weights:
         self._prepared[name, form] = [weakref.ref(each) for each in [*known, found]]
         return found
 
-    def _known(self, name: str, form: str) -> List[Tensor]:
+    def _known(self, name: str, form: Callable[..., Any]) -> List[Tensor]:
         references = self._prepared.get((name, form), [])
         return [each for each in (reference() for reference in references) if each is not None]
 
