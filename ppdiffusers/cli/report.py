@@ -49,11 +49,11 @@ class Report:
         """Work to come, in input pixels."""
         self._work += pixels
 
-    def begin(self, name: str, pixels: float) -> None:
+    def begin(self, name: str, pixels: float, what: str = "reading") -> None:
         if self._begun is None:
             self._begun = self._clock()
         self._current = (name, pixels)
-        self.progress(0.0, "reading")
+        self.progress(0.0, what)
 
     def progress(self, share: float, what: str) -> None:
         """Of the picture at work: the share that is done, and what is being done."""
