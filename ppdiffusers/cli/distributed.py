@@ -14,7 +14,7 @@ import pickle
 import socket
 import traceback
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, Iterator, List, Tuple
 
 from ppdiffusers.cli.jobs import STDIN, Job
 from ppdiffusers.cli.parsing import UsageError, between, positive
