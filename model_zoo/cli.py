@@ -189,7 +189,8 @@ def _commands() -> dict[str, tuple[Any, str, list[tuple[str, dict[str, Any]]]]]:
             _value("-o", "FOLDER", "zoo to publish in: files, manifest and index.json", dest="output"),
         ]),
         "pin": (_pin, "write the sizes and hashes of a model's files, which lie in FOLDER, into its manifest", [
-            NAME, _value("folder", "FOLDER", "with the files"), _value("-o", "FILE", "the manifest to write", dest="output"),
+            NAME, _value("folder", "FOLDER", "with the files"),
+            _value("-o", "FILE", "the manifest to write", dest="output"),
         ]),
         "scan": (_scan, "judge weight files: safe to unpickle, or refused and why; run nothing", [
             _value("paths", "PATH", "files, and folders of them", nargs="+"),
