@@ -118,7 +118,9 @@ def main() -> None:
         for name, pixels in pictures(args.downloads):
             Image.fromarray(pixels).save(args.out / kind / f"{name}.png")
             sizes.append(pixels.shape[1::-1])
-        print(f"{kind}: {len(sizes)}, {len([size for size in sizes if size != sizes[0]])} of another size than {sizes[0]}")
+        print(
+            f"{kind}: {len(sizes)}, {len([size for size in sizes if size != sizes[0]])} of another size than {sizes[0]}"
+        )
     for net, network, module in (("alex", "alexnet", "AlexNet_0"), ("vgg", "vgg16", "VGG16_0")):
         np.savez(args.out / f"lpips-{net}.npz", **lpips_weights(args.downloads, network, module))
 
