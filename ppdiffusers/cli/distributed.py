@@ -11,8 +11,11 @@ import contextlib
 import logging
 import os
 import pickle
+import re
 import socket
+import sys
 import traceback
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Generator, Iterator, List, Tuple
 
@@ -21,7 +24,7 @@ from ppdiffusers.cli.parsing import UsageError, between, positive
 from ppdiffusers.cli.report import Report
 from ppdiffusers.version import __version__
 
-RETRIES = 2  # of a picture whose worker died
+ATTEMPTS = 3  # at a picture whose worker dies
 INSTALL = 'Ray is not installed: `pip install "ray[data]>=2.45,<3"` brings it'
 
 # `make(report)`: what does the jobs of a process, one after the other, with `do(job)` as of `upscale`.
@@ -102,6 +105,17 @@ class _Told:
         self.answer.told.append(("fail", (name, WorkerError(str(error) or type(error).__name__, trace)), facts))
 
 
+class Attempts:
+    """Counts how often each job was begun: Ray gives a job whose worker died to another one for ever."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def count(self, number: int) -> int:
+        self._counts[number] += 1
+        return self._counts[number]
+
+
 class Worker:
     """Does the jobs that it is called with, in rows of a data set.
 
@@ -110,10 +124,11 @@ class Worker:
         home: the folder that relative paths start from.
         gpus: how many it may use.
         version: of the command that asks.
+        count: of `Attempts`, which all workers share.
     """
 
-    def __init__(self, make: Make, home: str, gpus: float, version: str):
-        self._make, self._home, self._gpus, self._version = make, home, gpus, version
+    def __init__(self, make: Make, home: str, gpus: float, version: str, count: Callable[[int], int]):
+        self._make, self._home, self._gpus, self._version, self._count = make, home, gpus, version, count
         self._upscaler: Any = None
 
     def __call__(self, row: Row) -> Row:
@@ -124,7 +139,12 @@ class Worker:
                 self._settle()
                 self._upscaler = self._make(report)
             self._upscaler.report = report
-            report.answer.full = not self._upscaler.do(job)
+            if self._count(int(row["number"])) > ATTEMPTS:
+                name = job.source.shown
+                why = f"{name}: {ATTEMPTS} workers died of it, perhaps of too little memory"
+                report.fail(name, WorkerError(why))
+            else:
+                report.answer.full = not self._upscaler.do(job)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             report.answer.unable = f"{reason} (on {socket.gethostname()})"
@@ -162,29 +182,26 @@ def run(make: Make, jobs: List[Job], report: Report, args: argparse.Namespace) -
     report.begin("distributed", 0.0, "starting workers")
     rows = [{"number": number, "job": pickle.dumps(job)} for number, job in left.items()]
     setup = (make, os.getcwd(), args.gpus, __version__)
-    with contextlib.closing(by_ray(setup, rows, args)) as results:
-        for row in results:
-            job, answer = left.pop(int(row["number"])), pickle.loads(row["answer"])
-            if answer.unable:
-                raise UsageError(answer.unable)
-            report.begin(job.source.shown, job.pixels, "done")
-            for method, arguments, facts in answer.told:
-                getattr(report, method)(*arguments, **facts)
-            if answer.full:
-                return
-    for job in left.values():
-        name = job.source.shown
-        report.begin(name, job.pixels, "lost")
-        why = f"{name}: its worker died {RETRIES + 1} times; perhaps there was too little memory"
-        report.fail(name, WorkerError(why))
+    # `report` has its own standard output: threads of Ray print what they like to the one that is there.
+    silence = open(os.devnull, "w")
+    with silence, contextlib.redirect_stdout(sys.stderr if args.verbose else silence):
+        with contextlib.closing(by_ray(setup, rows, args)) as results:
+            for row in results:
+                job, answer = left.pop(int(row["number"])), pickle.loads(row["answer"])
+                if answer.unable:
+                    raise UsageError(answer.unable)
+                report.begin(job.source.shown, job.pixels, "done")
+                for method, arguments, facts in answer.told:
+                    getattr(report, method)(*arguments, **facts)
+                if answer.full:
+                    return
 
 
 def by_ray(setup: Tuple[Any, ...], rows: List[Row], args: argparse.Namespace) -> Generator[Row, None, None]:
-    """Rows with answers, in the order in which a pool of actors has them. A row whose worker died that often does not
-    come back.
+    """Rows with answers, in the order in which a pool of actors has them.
 
     Args:
-        setup: the arguments of each `Worker`.
+        setup: the arguments of each `Worker`, but the last one.
 
     Raises:
         ModuleNotFoundError: no Ray.
@@ -196,6 +213,8 @@ def by_ray(setup: Tuple[Any, ...], rows: List[Row], args: argparse.Namespace) ->
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(INSTALL) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # which would be sent somewhere
+    if not args.verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     threads = args.threads or 1
     address = args.address or os.environ.get("RAY_ADDRESS") or "local"
     options: Dict[str, Any] = {"log_to_driver": args.verbose, "logging_level": logging.ERROR}
@@ -207,7 +226,7 @@ def by_ray(setup: Tuple[Any, ...], rows: List[Row], args: argparse.Namespace) ->
         ray.init(address=address, **options)
         yield from _answers(ray, setup, rows, args, threads)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # without colours
         raise OSError(f"the Ray cluster {address} failed: {said[:400]}") from error
     finally:
         ray.shutdown()
@@ -219,21 +238,20 @@ def _answers(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # a row that is lost is one picture
     room = ray.cluster_resources()
     size = int(room.get("CPU", 0) // threads)
     if args.gpus:
         size = min(size, int(room.get("GPU", 0) / args.gpus))
-    size = min(args.workers or max(size, 1), len(rows))
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
     answered = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Worker,
-        fn_constructor_args=setup,
-        # One picture at a time: nothing that waits for a worker that dies is tried again for that.
-        compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+        fn_constructor_args=(*setup, lambda number: ray.get(attempts.count.remote(number))),
+        # One picture at a time: what waits for a worker that dies is not begun.
+        compute=ray.data.ActorPoolStrategy(
+            size=min(args.workers or max(size, 1), len(rows)), max_tasks_in_flight_per_actor=1
+        ),
         num_cpus=threads,
         num_gpus=args.gpus,
-        max_restarts=-1,
-        max_task_retries=RETRIES,
     )
     for batch in answered.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
         for number, answer in zip(batch["number"], batch["answer"]):
