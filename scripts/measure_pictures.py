@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -48,10 +49,11 @@ POLL = 0.02  # seconds between two looks at a process's memory
 
 @dataclass
 class Run:
-    """A run of the command that has ended: `rows` are its lines of JSON, `peak` MB of resident memory."""
+    """A run of the command that has ended: seconds, those of CPUs, MB of resident memory, its lines of JSON."""
 
     code: int
     seconds: float
+    busy: float
     peak: float
     rows: List[Dict[str, Any]]
     errors: str
@@ -71,7 +73,7 @@ def start(*arguments: Any) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen, begun: float, limit: float = 3600.0) -> Run:
     """Wait for it, and look at its memory meanwhile. (The rusage of a child counts what its parent had, too.)"""
-    peak = [0.0]
+    peak, before = [0.0], busy()
 
     def look() -> None:
         while process.poll() is None:
@@ -88,7 +90,14 @@ def finish(process: subprocess.Popen, begun: float, limit: float = 3600.0) -> Ru
         errors += f"\nkilled after {limit:.0f} s"
     seconds = time.monotonic() - begun
     watcher.join()
-    return Run(process.returncode, seconds, peak[0], [json.loads(line) for line in out.splitlines()], errors)
+    rows = [json.loads(line) for line in out.splitlines()]
+    return Run(process.returncode, seconds, busy() - before, peak[0], rows, errors)
+
+
+def busy() -> float:
+    """Seconds of CPU of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def high_water(pid: int) -> float:
@@ -383,7 +392,7 @@ def peer(args: argparse.Namespace, folder: Path) -> Iterator[Dict[str, Any]]:
     ratios: List[float] = []
     for number in range(args.repeat):
         run = upscale(folder / "in", "-o", folder / f"ours{number}", "--seed", 1, *args.extra)
-        begun = time.monotonic()
+        begun, before = time.monotonic(), busy()
         command = [args.peer_python, "-c", PEER, folder / "in", folder / f"peer{number}", str(args.threads)]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         theirs = time.monotonic() - begun
@@ -393,6 +402,7 @@ def peer(args: argparse.Namespace, folder: Path) -> Iterator[Dict[str, Any]]:
         yield {"run": number, "pictures": args.count, "ours, pixels a second": pixels / run.seconds,
                "RealSR, pixels a second": pixels / theirs, "RealSR's network alone": pixels / facts["inside"],
                "ours, seconds": run.seconds, "RealSR, seconds": theirs, "ours over RealSR": ratios[-1],
+               "ours over RealSR in CPU time": (busy() - before) / run.busy,
                "ours, first and median picture": [f(row["seconds"] for row in run.rows)
                                                   for f in (max, statistics.median)]}  # fmt: skip
     yield {"ours over RealSR, median": statistics.median(ratios)}
