@@ -294,7 +294,7 @@ def fidelity(args: argparse.Namespace, folder: Path) -> Iterator[Dict[str, Any]]
             pair = [x[None].astype(np.float32) / 127.5 - 1 for x in (pixels, truth[kind][name])]
             scores["psnr"][name] = float(psnr(*pair)[0])
             with paddle.no_grad():
-                scores["lpips"][name] = float(distance(*map(to_tensor, pair)))
+                scores["lpips"][name] = float(distance(*map(to_tensor, pair))[0])
         if way == "bicubic":
             first = scores
         better = sum(scores["psnr"][name] >= first["psnr"][name] for name in pictures)
