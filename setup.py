@@ -38,7 +38,7 @@ setup(
         "text": TEXT,
         "web": ["fastapi>=0.100", "uvicorn>=0.20", "python-multipart"],
         "convert": ["pyyaml>=6"],
-        "distributed": ["ray>=2.9"],
+        "distributed": ["ray[data]>=2.45,<3"],
         "train": ["visualdl>=2.5", "resvg-py>=0.1"],
         "test": ["pytest>=7", "jsonschema>=4.18", "pyyaml>=6", "ruff==0.17.5", "mypy>=1.8"],
     },

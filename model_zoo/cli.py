@@ -42,6 +42,25 @@ environment:
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY, REQUESTS_CA_BUNDLE
 """
 
+# At the end of each command's help.
+EXAMPLES = {
+    "list": ["list --task super-resolution", "list --downloaded --json"],
+    "show": ["show CompVis/ldm-celebahq-256"],
+    "download": [
+        "download CompVis/ldm-celebahq-256",
+        "download CompVis/ldm-text2im-large-256 --include 'unet/*' --dry-run",
+    ],
+    "path": ["path ppdiffusers/ldm-super-resolution-4x-tiny"],
+    "verify": ["verify", "verify CompVis/ldm-celebahq-256 --remote --repair"],
+    "remove": ["remove CompVis/ldm-celebahq-256"],
+    "prune": ["prune --older-than 30d --keep-size 20GB --dry-run"],
+    "import": ["import carried.tar.gz --name CompVis/ldm-celebahq-256"],
+    "pack": ["pack ./saved --name me/mine --licence Apache-2.0 --origin 'trained by me' -o zoo"],
+    "pin": ["pin CompVis/ldm-celebahq-256 ./ldm-celebahq-256 -o pinned.json"],
+    "scan": ["scan last.ckpt", "scan downloads/ --json"],
+    "env": ["env --json"],
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0, 1 for files found wrong, 2 for a user's error, 130 when interrupted."""
@@ -114,8 +133,8 @@ class _Parser(argparse.ArgumentParser):
 CACHE = ("--cache-dir", {"metavar": "FOLDER", "help": "the cache, instead of MODEL_ZOO_HOME"})
 ENDPOINT = ("--endpoint", {"metavar": "URL", "help": "where files come from, instead of MODEL_ZOO_ENDPOINT"})
 REVISION = ("--revision", {"metavar": "NAME", "help": "a revision of the model"})
-NAME = ("name", {"metavar": "NAME"})
-NAMES = ("names", {"metavar": "NAME", "nargs": "+"})
+NAME = ("name", {"metavar": "NAME", "help": "of a model, as `model-zoo list` has it"})
+NAMES = ("names", {"metavar": "NAME", "nargs": "+", "help": "of models, as `model-zoo list` has them"})
 
 
 def _flag(name: str, purpose: str) -> tuple[str, dict[str, Any]]:
@@ -146,7 +165,7 @@ def _commands() -> dict[str, tuple[Any, str, list[tuple[str, dict[str, Any]]]]]:
         ]),
         "path": (_path, "print the folder of a model that is here, without the network", [NAME, CACHE, REVISION]),
         "verify": (_verify, "read downloaded models again and compare their hashes; all, if none is named", [
-            ("names", {"metavar": "NAME", "nargs": "*"}), CACHE, ENDPOINT, REVISION,
+            ("names", {"metavar": "NAME", "nargs": "*", "help": "of models"}), CACHE, ENDPOINT, REVISION,
             _flag("--remote", "ask the server, too, whether they have changed there"),
             _flag("--repair", "fetch the files that are wrong, and them alone"),
         ]),
@@ -158,7 +177,7 @@ def _commands() -> dict[str, tuple[Any, str, list[tuple[str, dict[str, Any]]]]]:
             _flag("--dry-run", "only say what would be removed"),
         ]),
         "import": (_import, "put a folder or archive (zip, tar, tar.gz) that was carried here into the cache", [
-            ("source", {"metavar": "SOURCE"}), CACHE,
+            _value("source", "SOURCE", "the folder or archive"), CACHE,
             _value("--name", "NAME", "which model it is, if its paths do not say so"),
         ]),
         "pack": (_pack, "describe a saved pipeline for others; without -o, print the manifest", [
@@ -174,7 +193,8 @@ def _commands() -> dict[str, tuple[Any, str, list[tuple[str, dict[str, Any]]]]]:
             _value("-o", "FOLDER", "zoo to publish in: files, manifest and index.json", dest="output"),
         ]),
         "pin": (_pin, "write the sizes and hashes of a model's files, which lie in FOLDER, into its manifest", [
-            NAME, ("folder", {"metavar": "FOLDER"}), _value("-o", "FILE", "the manifest to write", dest="output"),
+            NAME, _value("folder", "FOLDER", "with the files"),
+            _value("-o", "FILE", "the manifest to write", dest="output"),
         ]),
         "scan": (_scan, "judge weight files: safe to unpickle, or refused and why; run nothing", [
             _value("paths", "PATH", "files, and folders of them", nargs="+"),
@@ -189,13 +209,16 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="model-zoo",
         description="Pretrained latent diffusion models by name.",
-        epilog=SETTINGS,
+        epilog=SETTINGS + "\n" + _examples(["download CompVis/ldm-celebahq-256", "download --help", "list --all"]),
         formatter_class=kind,
     )
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, (run, purpose, arguments) in _commands().items():
-        command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+        command = commands.add_parser(
+            name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.", epilog=_examples(EXAMPLES[name]),
+            formatter_class=kind,
+        )  # fmt: skip
         command.set_defaults(run=run)
         for argument, settings_of_it in arguments if name in argv else ():
             also = ["--license"] if argument == "--licence" else ["--output"] if argument == "-o" else []
@@ -203,6 +226,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="for programs")
         command.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no notes")
     return parser
+
+
+def _examples(lines: list[str]) -> str:
+    return "\n".join(["examples:", *(f"  model-zoo {line}" for line in lines)])
 
 
 def _version() -> str:

@@ -23,7 +23,8 @@ def add_parser(commands: Any) -> None:
     parser = add(commands, "inpaint", PURPOSE, "PICTURE MASK [-o OUT] [options]", EXAMPLES)
     parser.add_argument("picture", metavar="PICTURE", help="what to paint in")
     parser.add_argument("mask", metavar="MASK", help="a picture of the same size, white where to paint")
-    parser.add_argument("--blend", choices=BLENDS, default=BLENDS[0], help="how both parts meet (default: %(default)s)")
+    parser.add_argument("--blend", choices=BLENDS, default=BLENDS[0], metavar="HOW", help=f"{BLENDS[0]} (default) or "
+                        f"{BLENDS[1]}: how both parts meet")  # fmt: skip
     add_common(parser, DEFAULT_MODEL)
     parser.set_defaults(run=run)
 

@@ -32,6 +32,13 @@ class Source:
     found: bool = False
 
     @property
+    def shown(self) -> str:
+        """For messages about the work; an address without what is secret in it."""
+        from ppdiffusers.pictures.files import shown
+
+        return shown(self.name) if self.path is None else self.name
+
+    @property
     def stem(self) -> str:
         return Path(self._file).stem
 

@@ -20,6 +20,13 @@ class Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=22, width=100)
 
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """`-o, --output OUT`, as Python 3.13 has it: a line less than with OUT twice."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
 
 def add(commands: Any, name: str, purpose: str, usage: str, examples: str) -> argparse.ArgumentParser:
     """The parser of a command; `usage` is what follows its name, `examples` are lines at the end of its help."""

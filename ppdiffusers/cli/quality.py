@@ -12,7 +12,7 @@ from ppdiffusers.quality import QUALITIES
 
 def add_options(group: Any, quality: Optional[str], steps: Optional[int] = None) -> None:
     """The two options; where there is no default `quality`, the model's own scheduler takes `steps`."""
-    usual = quality or f"the model's own scheduler, {steps} steps"
+    usual = quality or f"the model's own, {steps} steps"
     group.add_argument("--quality", choices=QUALITIES, default=quality, metavar="Q",
                        help=f"{', '.join(QUALITIES)}: scheduler and steps (default: {usual})")  # fmt: skip
     group.add_argument("--steps", type=positive, metavar="N", help="denoising steps (default: those of the quality)")

@@ -34,7 +34,7 @@ class Report:
         self.total = total
         self.done = self.skipped = 0
         self.failures: List[Tuple[str, str]] = []
-        self._piped = piped
+        self._out = sys.stderr if piped else sys.stdout
         self._clock = clock
         self._live = sys.stderr.isatty() and not self.quiet
         self._shown = ""  # on the terminal's last line
@@ -49,11 +49,11 @@ class Report:
         """Work to come, in input pixels."""
         self._work += pixels
 
-    def begin(self, name: str, pixels: float) -> None:
+    def begin(self, name: str, pixels: float, what: str = "reading") -> None:
         if self._begun is None:
             self._begun = self._clock()
         self._current = (name, pixels)
-        self.progress(0.0, "reading")
+        self.progress(0.0, what)
 
     def progress(self, share: float, what: str) -> None:
         """Of the picture at work: the share that is done, and what is being done."""
@@ -130,9 +130,9 @@ class Report:
     def _tell(self, text: str, **facts: Any) -> None:
         self._clear()
         if self.json:
-            print(json.dumps(facts, ensure_ascii=False, default=str), flush=True)
+            print(json.dumps(facts, ensure_ascii=False, default=str), file=self._out, flush=True)
         elif text and not self.quiet:
-            print(plain(text), file=sys.stderr if self._piped else sys.stdout, flush=True)
+            print(plain(text), file=self._out, flush=True)
 
     def close(self) -> int:
         """Sum up; the exit code: 1 if a picture failed."""

@@ -24,7 +24,7 @@ _HASHED_WHOLE = 32 << 20  # bytes; of larger files, both ends are
 
 def add_options(parser: argparse.ArgumentParser, output: str) -> None:
     """`output`: the help of `-o`."""
-    group = parser.add_argument_group("results")
+    group = parser.add_argument_group("results and messages")
     group.add_argument("-o", "--output", metavar="OUT", help=output)
     existing = group.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="make results anew that are there already")
@@ -35,7 +35,6 @@ def add_options(parser: argparse.ArgumentParser, output: str) -> None:
         "--lossless", action="store_true", default=None, help="WebP without loss (default: as the input)"
     )
     group.add_argument("--no-metadata", action="store_true", help="write pixels alone, in sRGB: no EXIF, seed, ...")
-    group = parser.add_argument_group("messages")
     group.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     group.add_argument("--json", action="store_true", help="a line of JSON a picture on standard output")
     loudness = group.add_mutually_exclusive_group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import secrets
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Tuple
 
-from ppdiffusers.cli import engine, quality, saving
+from ppdiffusers.cli import distributed, engine, quality, saving
 from ppdiffusers.cli.jobs import STDIN, Job, Source, plan
 from ppdiffusers.cli.parsing import UsageError, add, between, whole
 from ppdiffusers.cli.report import Report
@@ -51,8 +52,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--scale", type=between(1, 4), metavar="S", help="1 to 4: the model's 4x result, averaged down")
     parser.add_argument("--suffix", metavar="TEXT", help="behind the names of results (default: -4x, beside the input)")
     parser.add_argument("--ext", metavar="EXT", help="format of results, such as png (default: that of the input)")
-    saving.add_options(parser, "a file, a folder (made if needed), - for standard output, or a template of "
-                       "{name} {ext} {folder} {number} {scale}")  # fmt: skip
+    saving.add_options(parser, "a file, folder, - or template of {name} {ext} {folder} {number} {scale}")
     group = parser.add_argument_group("model")
     group.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME", help="name or folder (default: a small one "
                        "for graphics, which comes along)")  # fmt: skip
@@ -66,6 +66,7 @@ def add_parser(commands: Any) -> None:
                        "of a window; chosen by memory if not given, and 0 computes every picture at once")  # fmt: skip
     group.add_argument("--seed", type=int, metavar="N", help="fixes the results; drawn and printed when not given")
     engine.add_options(group)
+    distributed.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -88,8 +89,9 @@ def run(args: argparse.Namespace, load: Load = load_pipeline) -> int:
     from ppdiffusers.pictures.files import sweep
     from ppdiffusers.random import Generator
 
+    distributed.check(args)
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    generator = Generator(seed)  # a seed that cannot be is an error before any work
+    Generator(seed)  # a seed that cannot be is an error before any work
     planned = plan(args)
     jobs = planned.jobs
     piped = any(job.target is None for job in jobs)
@@ -100,14 +102,23 @@ def run(args: argparse.Namespace, load: Load = load_pipeline) -> int:
         report.note(note)
     if args.dry_run:
         return _dry_run(jobs, report)
-    for folder in {job.target.parent for job in jobs if job.target is not None}:
+    folders = {job.target.parent for job in jobs if job.target is not None}
+    for folder in folders:
         for part in sweep(folder):
             report.note(f"{part} was left by a run that was killed, and is removed")
-    upscaler = _Upscaler(args, load, seed, generator, report)
     for job in jobs:
         if not job.exists and job.source.path is not None:
             job.pixels = _counted(job.source.path)
             report.expect(job.pixels)
+    if args.distributed:
+        args.threads = args.threads or 1  # a worker's
+        try:
+            distributed.run(functools.partial(_Upscaler, args, load, seed), jobs, report, args)
+        finally:
+            for folder in folders:  # of workers that died
+                sweep(folder)
+        return report.close()
+    upscaler = _Upscaler(args, load, seed, report)
     for job in jobs:
         if job.exists:
             report.skip(job.source.name, str(job.target))
@@ -120,9 +131,11 @@ def run(args: argparse.Namespace, load: Load = load_pipeline) -> int:
 class _Upscaler:
     """Does one job after the other with one pipeline, which is loaded when the first picture has been read."""
 
-    def __init__(self, args: argparse.Namespace, load: Load, seed: int, generator: Any, report: Report):
+    def __init__(self, args: argparse.Namespace, load: Load, seed: int, report: Report):
+        from ppdiffusers.random import Generator
+
         self.args, self.report = args, report
-        self._load, self._seed, self._generator = load, seed, generator
+        self._load, self._seed, self._generator = load, seed, Generator(seed)
         self._loaded: Optional[Tuple[Any, int, Dict[str, Any], Dict[str, str]]] = None
 
     def do(self, job: Job) -> bool:
@@ -134,9 +147,7 @@ class _Upscaler:
         Raises:
             what keeps the model from being loaded.
         """
-        from ppdiffusers.pictures.files import shown
-
-        name = shown(job.source.name) if job.source.path is None else job.source.name
+        name = job.source.shown
         begun = time.monotonic()
         self.report.begin(name, job.pixels)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import re
 import secrets
@@ -31,7 +32,7 @@ def publishing(target: Path, replace: bool = True) -> Iterator[IO[bytes]]:
     It is locked while it is written, so that `sweep` tells it from what a killed process left.
 
     Raises:
-        FileExistsError: the target is there, and `replace` is off.
+        FileExistsError: the target is there with other bytes, and `replace` is off.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part, descriptor = _locked_part(target.parent)
@@ -58,10 +59,10 @@ def _publish(part: Path, target: Path, replace: bool) -> None:
         try:
             os.link(part, target)  # fails if the target is there, where a rename would replace it
             return
-        except FileExistsError:
-            raise FileExistsError(f"{target} has appeared meanwhile; it is left as it is") from None
-        except OSError:  # a file system without links
-            if target.exists():
+        except OSError:  # also of a file system without links
+            if os.path.lexists(target):
+                if target.is_file() and filecmp.cmp(part, target, shallow=False):
+                    return  # another process made the same, perhaps one that died before it could tell
                 raise FileExistsError(f"{target} has appeared meanwhile; it is left as it is") from None
     os.replace(part, target)
 

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from fake_community import CommunityServer
 from zoo_files import NAME, assert_right
 
 import model_zoo
-from model_zoo import cache, part, settings
+from model_zoo import cache, cli, part, settings
 from model_zoo.cli import main
 from model_zoo.errors import age_text, parse_duration, parse_size, size_text, table
 
@@ -127,6 +128,25 @@ def test_help(capsys):
     assert main([]) == 0 and capsys.readouterr().out == out
     for name in re.findall(r"`(MODEL_ZOO_\w+)`", settings.__doc__):
         assert f"  {name} " in out
+
+
+@pytest.mark.parametrize("command", cli.EXAMPLES)
+def test_help_of_a_command_is_a_screen_that_ends_in_examples(capsys, command):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 50 and max(map(len, lines)) <= 110
+    examples = lines[lines.index("examples:") + 1 :]
+    assert examples
+    for line in examples:
+        program, *words = shlex.split(line)
+        assert program == "model-zoo" and words[0] == command
+        assert callable(cli._parser().parse_args(words).run)
+
+
+def test_every_command_has_examples():
+    assert set(cli.EXAMPLES) == set(cli._commands())
 
 
 def test_list_columns(capsys, zoo, folder):

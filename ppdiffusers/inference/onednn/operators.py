@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from math import prod
+from math import isqrt, prod
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # themselves: of each three taps two or one fall on the same pixel. It takes 16 multiplications where there were 36.
 _DOUBLING = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 _STATISTICS = (library.MEAN, library.VARIANCE)
+_CHANNELS = 4096  # that a batch norm has at least, where pixels allow: a register's 16 for each of 256 threads
 
 
 def _data(plan: Planner, attrs: Dict[str, Any]) -> Any:
@@ -109,7 +110,9 @@ def _for_doubling(array: np.ndarray) -> np.ndarray:
 def _group_norm(plan: Planner, attrs: Dict[str, Any], x: Any, scale: Parameter, shift: Parameter) -> Tensor:
     """Statistics of every channel by a batch norm of each picture, those of the groups from them, then a * x + b.
 
-    oneDNN's own group norm reads a channels-last map once a group, which is ten times as slow on large maps.
+    oneDNN's own group norm reads a channels-last map once a group, which is ten times as slow on large maps. Its batch
+    norm splits the channels between the threads, but pixels where channels are few, so that the sum would depend on the
+    number of threads: neighbouring pixels are taken for more channels, of which there is then one for any thread.
     """
     if attrs["data_format"] != "NCHW":
         raise UnsupportedOperator(f"a group norm with {attrs}")
@@ -117,29 +120,43 @@ def _group_norm(plan: Planner, attrs: Dict[str, Any], x: Any, scale: Parameter, 
     batch, channels = source.shape[:2]
     groups, epsilon = attrs["groups"], attrs["epsilon"]
     gamma, beta = plan.weights.vector(scale), plan.weights.vector(shift)
-    mean, variance, a, b = (np.zeros((batch, channels), np.float32) for _ in range(4))
+    fold = _divisor(prod(source.shape[2:]), _CHANNELS / channels)
+    mean, variance = (np.zeros((batch, fold, groups, channels // groups), np.float32) for _ in range(2))
+    a, b = (np.zeros((batch, channels), np.float32) for _ in range(2))
     result = plan.like(source)
+    wide = fold * channels
     for i in range(batch):
-        one, room = source.part(0, i, i + 1), result.part(0, i, i + 1)
+        one, room = (
+            each.part(0, i, i + 1).view((1, wide, prod(source.shape[2:]) // fold, 1), (each.strides[0], 1, wide, wide))
+            for each in (source, result)
+        )
         kernel = library.batch_statistics(one.descriptor, room.descriptor)
-        moments = [(kind, plan.steps.constant(array[i])) for kind, array in zip(_STATISTICS, (mean, variance))]
+        arrays = ((kind, array[i].reshape(-1)) for kind, array in zip(_STATISTICS, (mean, variance)))
+        moments = [(kind, plan.steps.constant(array)) for kind, array in arrays]
         plan.steps.add_kernel(kernel, [(SRC, one), *moments], room)
 
     def of_groups(arena: int) -> None:
-        means = mean.reshape(batch, groups, -1)
-        middle = means.mean(-1, keepdims=True)
-        spread = (variance.reshape(means.shape) + (means - middle) ** 2).mean(-1, keepdims=True)
+        middle = mean.mean((1, 3), keepdims=True)
+        spread = (variance + (mean - middle) ** 2).mean((1, 3), keepdims=True)
         windows = statistics.active()
         if windows is not None:
-            size = source.shape[2:]
-            middle, spread = windows.moments(middle, spread, epsilon, size, functools.partial(source.inner, arena))
-        factor = np.broadcast_to(1 / np.sqrt(spread + epsilon), means.shape).reshape(batch, channels)
+            values = functools.partial(source.inner, arena)
+            found = windows.moments(middle[:, 0], spread[:, 0], epsilon, source.shape[2:], values)
+            middle, spread = (each[:, None] for each in found)
+        shape = (batch, 1, groups, channels // groups)
+        factor = np.broadcast_to(1 / np.sqrt(spread + epsilon), shape).reshape(batch, channels)
         np.multiply(gamma, factor, out=a)
-        np.subtract(beta, np.broadcast_to(middle, means.shape).reshape(batch, channels) * a, out=b)
+        np.subtract(beta, np.broadcast_to(middle, shape).reshape(batch, channels) * a, out=b)
 
     plan.steps.add_host(of_groups, [source], result)
     factor, offset = (plan.steps.constant(array.reshape(batch, channels, 1, 1)) for array in (a, b))
     return plan.binary(library.MUL, source, factor, result, plus=offset)
+
+
+def _divisor(count: int, least: float) -> int:
+    """The smallest divisor of `count` that is at least `least`, or `count`."""
+    pairs = ((n, count // n) for n in range(1, isqrt(count) + 1) if count % n == 0)
+    return min((n for pair in pairs for n in pair if n >= least), default=count)
 
 
 def _layer_norm(plan: Planner, attrs: Dict[str, Any], x: Any, scale: Parameter, shift: Parameter) -> Tensor:
