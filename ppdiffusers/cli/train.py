@@ -38,7 +38,8 @@ def read(args: argparse.Namespace) -> Any:
         paddle.set_device(args.device)
     named = {"data.path": args.data, "data.workers": args.workers, "init": getattr(args, "init", None)}
     return read_configuration(
-        args.config, [*(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None), *args.changes]
+        args.config,
+        [*(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None), *args.changes],
     )
 
 

@@ -92,7 +92,7 @@ class Hole(Condition):
         return {"image": [sample.pixels / 2 + np.float32(0.5) for sample in samples], "mask_image": masks}
 
     def _mask(self, sample: Sample, random: np.random.Generator) -> np.ndarray:
-        drawn = random_mask(*sample.pixels.shape[:2], random)
+        drawn = random_mask(sample.pixels.shape[0], sample.pixels.shape[1], random)
         return drawn if sample.mask is None else sample.mask
 
 
@@ -131,7 +131,7 @@ class LabelMap(Condition):
         count = self.components["rescaler"].config.in_channels
         if sample.labels.max() >= count:
             raise ImageError(
-                f"label {sample.labels.max()} in the map of picture {sample.index}; the rescaler's in_channels are {count}"
+                f"a map has the label {sample.labels.max()}; the rescaler's in_channels are {count}"
             )
         return {"labels": sample.labels}
 

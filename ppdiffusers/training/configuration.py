@@ -188,7 +188,9 @@ def _value(hint: Any, value: Any, source: str, key: str) -> Any:
             return float(value)
         if origin in (int, str, bool, dict) and type(value) is origin:
             return value
-    wanted = " or ".join("null" if option is type(None) else getattr(option, "__name__", str(option)) for option in options)
+    wanted = " or ".join(
+        "null" if option is type(None) else getattr(option, "__name__", str(option)) for option in options
+    )
     raise ConfigError(f"{key} of {source} is {value!r}; it must be {wanted}")
 
 
@@ -208,16 +210,15 @@ def _check(config: Configuration, source: str) -> None:
     ):
         if value not in known:
             refuse(key, value, f"use one of {', '.join(map(str, known))}")
-    for owner, prefix, names in (
-        (config, "", ("steps", "batch_size", "log_every", "save_every", "validate_every", "keep", "learning_rate")),
-        (config.data, "data.", ("size",)),
-    ):
-        for name in names:
-            if getattr(owner, name) <= 0:
-                refuse(prefix + name, getattr(owner, name), "it must be more than 0")
-    for key, value in (("data.drop", config.data.drop), ("data.held_out", config.data.held_out)):
-        if not 0 <= value < 1:
-            refuse(key, value, "it must be from 0 to less than 1")
+    values = vars(config)
+    for name in ("steps", "batch_size", "log_every", "save_every", "validate_every", "keep", "learning_rate"):
+        if values[name] <= 0:
+            refuse(name, values[name], "it must be more than 0")
+    if config.data.size < 1 or config.data.workers < 0:
+        refuse("data", (config.data.size, config.data.workers), "size is from 1 on, and workers from 0")
+    for name, share in (("data.drop", config.data.drop), ("data.held_out", config.data.held_out)):
+        if not 0 <= share < 1:
+            refuse(name, share, "it must be from 0 to less than 1")
     if not 0 < config.data.zoom[0] <= config.data.zoom[1] or config.data.zoom[0] < 1:
         refuse("data.zoom", config.data.zoom, "give two numbers from 1 on, the smaller first")
     if config.data.cache_latents and (config.is_first_stage or config.task in ("super-resolution", "inpainting")):

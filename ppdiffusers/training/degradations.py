@@ -16,7 +16,7 @@ from PIL import Image
 
 from ppdiffusers.training.prepared import low_resolution
 
-_FILTERS = (Image.BILINEAR, Image.BICUBIC, Image.BOX)
+_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.BOX)
 
 
 def degrade(pixels: np.ndarray, factor: int, kind: str, random: np.random.Generator) -> np.ndarray:
@@ -102,7 +102,7 @@ def jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(file)).astype(np.float32) / 255
 
 
-def _resize(picture: np.ndarray, height: int, width: int, method: int) -> np.ndarray:
+def _resize(picture: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
     planes = [Image.fromarray(np.ascontiguousarray(picture[..., i], np.float32)) for i in range(picture.shape[2])]
     return np.stack([np.asarray(plane.resize((width, height), method)) for plane in planes], axis=-1)
 
@@ -119,7 +119,7 @@ def _downscale(picture: np.ndarray, height: int, width: int, random: np.random.G
     if random.random() < 0.25:
         sigma = random.uniform(0.1, 0.6 * picture.shape[0] / height)
         picture = blur(picture, gaussian(25, np.full(2, sigma**2), 0.0))
-        return _resize(picture, height, width, Image.NEAREST)
+        return _resize(picture, height, width, Image.Resampling.NEAREST)
     return _resize(picture, height, width, _FILTERS[random.integers(3)])
 
 

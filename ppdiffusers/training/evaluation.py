@@ -12,7 +12,7 @@ import paddle
 from ppdiffusers.pictures import ImageError
 from ppdiffusers.training.batches import collate
 from ppdiffusers.training.configuration import Configuration
-from ppdiffusers.training.losses import LPIPS, frechet_distance, open_lpips, psnr, ssim
+from ppdiffusers.training.losses import LPIPS, frechet_distance, open_lpips, psnr, ssim, to_tensor
 from ppdiffusers.training.pictures import DataError, Pictures, Sample
 from ppdiffusers.training.prepared import Crops
 
@@ -51,22 +51,24 @@ class Validation:
                     with contextlib.suppress(ImageError):
                         self._samples.append((number, self._source.read(number)))
             if not self._samples and self.world == 1:
-                raise DataError("none of the pictures for validation can be used; see data.validation and data.held_out")
+                raise DataError(
+                    "none of the pictures for validation can be used; see data.validation and data.held_out"
+                )
         return self._samples
 
     @paddle.no_grad()
     def loss(self) -> float:
         """Of the objective, with noise and timesteps that are the same every time."""
-        total, count = 0.0, 0
+        total = pictures = 0.0
         objective = next(iter(self.stage.objectives.values()))
         for part in self._parts():
             draws = [np.random.default_rng([self.config.seed, number, 3]) for number, _ in part]
             items = [self.stage.item(sample, random) for (_, sample), random in zip(part, draws)]
-            batch = {name: paddle.to_tensor(value) for name, value in collate(items).items()}
+            batch = {name: paddle.toto_tensor(value) for name, value in collate(items).items()}
             total += float(objective(batch)[0]) * len(part)
-            count += len(part)
-        total, count = self._sum([total, count])
-        return total / max(count, 1)
+            pictures += len(part)
+        total, pictures = self._sum([total, pictures])
+        return total / max(pictures, 1)
 
     @paddle.no_grad()
     def figures(self, sheet: bool = True) -> Tuple[Dict[str, float], List[List[np.ndarray]]]:
@@ -87,11 +89,13 @@ class Validation:
                 if min(real.shape[1:3]) >= 11:
                     found["ssim"] = ssim(made, real).sum()
                 if self.lpips is not None:
-                    found["lpips"] = float(self.lpips(_tensor(made), _tensor(real)).sum())
+                    found["lpips"] = float(self.lpips(to_tensor(made), to_tensor(real)).sum())
                 for name, value in found.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
             elif self.lpips is not None:
-                features.append((self.lpips.features(_tensor(real)).numpy(), self.lpips.features(_tensor(made)).numpy()))
+                features.append(
+                    (self.lpips.features(to_tensor(real)).numpy(), self.lpips.features(to_tensor(made)).numpy())
+                )
         figures: Dict[str, float] = {}
         if self.config.task in _RESTORING:
             names = sorted(sums) or ["psnr"]
@@ -115,7 +119,7 @@ class Validation:
     def _sum(self, values: List[float]) -> List[float]:
         if self.world == 1:
             return values
-        total = paddle.to_tensor(values, dtype="float64")
+        total = paddle.toto_tensor(values, dtype="float64")
         paddle.distributed.all_reduce(total)
         return [float(value) for value in total.numpy()]
 
@@ -164,7 +168,3 @@ def averaged(stage: Any, averages: Dict[str, paddle.Tensor]) -> Iterator[None]:
                 paddle.assign(value, state[name])
         for layer, training in modes:
             layer.training = training
-
-
-def _tensor(pictures: np.ndarray) -> paddle.Tensor:
-    return paddle.to_tensor(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))

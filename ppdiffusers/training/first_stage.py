@@ -58,9 +58,11 @@ class Autoencoding(nn.Layer):
         if stage.lpips is not None:
             figures["perceptual"] = stage.lpips(y, x).mean()
             loss = loss + weights.perceptual * figures["perceptual"]
-        if "discriminator" in stage.active(stage.step):
+        if self.training and "discriminator" in stage.active(
+            stage.step
+        ):  # not in validation, which is to be comparable
             adversarial = -stage.judge(y).mean()
-            factor = adaptive_weight(loss, adversarial, stage.model.decoder.conv_out.weight) if self.training else 1.0
+            factor = adaptive_weight(loss, adversarial, stage.model.decoder.conv_out.weight)
             figures["adversarial"] = adversarial
             loss = loss + weights.discriminator * factor * adversarial
         loss = loss + latent_loss
@@ -160,6 +162,11 @@ class FirstStage:
         if not isinstance(self.model, VQModel):
             return False
         return self.decoder_only or step >= self.config.reconstruction.continuous * self.config.steps
+
+    @property
+    def phase(self) -> str:
+        """What the loss measures; losses of one phase are comparable."""
+        return "quantised" if self.quantised(self.step) else ""
 
     def item(self, sample: Sample, random: np.random.Generator) -> Item:
         height, width = (side // self.factor for side in sample.pixels.shape[:2])

@@ -60,9 +60,7 @@ class Training:
         ConfigError, DataError: what cannot be trained, before anything is written.
     """
 
-    def __init__(
-        self, config: Configuration, out: Path, given: Optional[Dict[str, Any]] = None, resume: bool = False
-    ):
+    def __init__(self, config: Configuration, out: Path, given: Optional[Dict[str, Any]] = None, resume: bool = False):
         self.config, self.out = config, Path(out)
         self.rank, self.world = join()
         self.checkpoints = saving.Checkpoints(self.out, config.keep)
@@ -76,13 +74,15 @@ class Training:
         paddle.seed(config.seed)
         self.stage = open_stage(config, given, len(classes))
         if config.data.size % self.stage.multiple and not config.data.buckets:
-            raise ConfigError(f"data.size {config.data.size} is no multiple of {self.stage.multiple}, as the models need")
+            raise ConfigError(
+                f"data.size {config.data.size} is no multiple of {self.stage.multiple}, as the models need"
+            )
         self.watcher = Watcher(self.out, config.steps, config.batch_size, self.rank == 0, config.visualdl)
         if self.rank == 0:
             self.out.mkdir(parents=True, exist_ok=True)
             write_json(self.out / "config.json", plain(config))
             if classes:
-                write_json(self.out / "classes.json", dict(enumerate(classes)))
+                write_json(self.out / "classes.json", {str(number): name for number, name in enumerate(classes)})
         self.validation = Validation(
             config, self.stage, self._validation_source or source, self.rank, self.world
         )  # before latents take the place of pictures
@@ -210,8 +210,8 @@ class Training:
         self.watcher.write({"step": self.step, **row})
         self.watcher.say("  ".join([f"step {self.step}", *(f"{name} {value:.4g}" for name, value in row.items())]))
         self.watcher.pictures(self.step, rows)
-        if loss < self.best["loss"]:
-            self.best = {"name": f"step-{self.step:07d}", "loss": loss}
+        if loss < self.best["loss"] or self.best.get("phase") != self.stage.phase:
+            self.best = {"name": f"step-{self.step:07d}", "loss": loss, "phase": self.stage.phase}
             self._save(must=False)
 
     def _is_saved(self) -> bool:
@@ -301,12 +301,10 @@ def recompute_blocks(trained: paddle.nn.Layer) -> None:
 
     for layer in trained.sublayers():
         if isinstance(layer, (ResnetBlock2D, Attention, Transformer2DModel)):
-            layer.forward = functools.partial(recompute, layer.forward)
+            layer.forward = functools.partial(recompute, layer.forward)  # type: ignore[method-assign]
 
 
-def train(
-    config: Configuration, out: Any, given: Optional[Dict[str, Any]] = None, resume: bool = False
-) -> Path:
+def train(config: Configuration, out: Any, given: Optional[Dict[str, Any]] = None, resume: bool = False) -> Path:
     """Train as a configuration says; see `Training`. Returns the folder of the finished model."""
     return Training(config, Path(out), given, resume).run()
 
@@ -349,5 +347,3 @@ def evaluate(
         loss = found.loss()
         figures, rows = found.figures()
     return {"loss": loss, **figures}, rows
-
-

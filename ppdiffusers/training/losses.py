@@ -142,3 +142,8 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     product = np.linalg.eigvalsh(root @ covariances[1] @ root)
     trace = np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * np.sqrt(np.maximum(product, 0)).sum()
     return float(((means[0] - means[1]) ** 2).sum() + trace)
+
+
+def to_tensor(pictures: np.ndarray) -> paddle.Tensor:
+    """`[B, H, W, C]` to `[B, C, H, W]`."""
+    return paddle.to_tensor(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))

@@ -108,7 +108,9 @@ class Pictures:
             raise DataError("this task needs label maps: name their folder, data.labels=FOLDER within data.path")
         if not names:
             what = f"none of the {found} pictures in {self.root} has what the task needs: {', '.join(needs)}"
-            raise DataError(what if found else f"{self.root} holds no pictures; name a folder that does: data.path=FOLDER")
+            raise DataError(
+                what if found else f"{self.root} holds no pictures; name a folder that does: data.path=FOLDER"
+            )
         if held_out is not None and data.held_out:
             names = [name for name in names if _is_held_out(name, data.held_out) == held_out]
             if not names:
@@ -178,7 +180,7 @@ class Pictures:
         top, left = (round(at * (whole - part)) for at, whole, part in zip(place, (rows, columns), (height, width)))
         flipped = bool(data.flip and draws[3] < 0.5)
 
-        def cut(values: np.ndarray, method: int) -> np.ndarray:
+        def cut(values: np.ndarray, method: Image.Resampling) -> np.ndarray:
             image = Image.fromarray(values)
             if image.size != (columns, rows):
                 image = image.resize((columns, rows), method)
@@ -187,16 +189,20 @@ class Pictures:
 
         levels = np.round(np.clip(unit, 0, 1) * 255).astype(np.uint8)
         crop = left / columns, top / rows, (left + width) / columns, (top + height) / rows
-        sample = Sample(cut(levels, Image.LANCZOS).astype(np.float32) / np.float32(127.5) - 1, index, flipped)
+        sample = Sample(
+            cut(levels, Image.Resampling.LANCZOS).astype(np.float32) / np.float32(127.5) - 1, index, flipped
+        )
         sample.crop = (1 - crop[2], crop[1], 1 - crop[0], crop[3]) if flipped else crop
         sample.caption = self.caption(index)
         if "classes" in self.needs:
             sample.class_number = self.class_number(index)
         if data.masks is not None:
-            sample.mask = cut(_annotation(self.root / data.masks, name, picture.size, "L"), Image.NEAREST) > 127
+            sample.mask = (
+                cut(_annotation(self.root / data.masks, name, picture.size, "L"), Image.Resampling.NEAREST) > 127
+            )
         if "labels" in self.needs:
             labels = _annotation(self.root / str(data.labels), name, picture.size, None)
-            sample.labels = cut(labels, Image.NEAREST).astype(np.int64)
+            sample.labels = cut(labels, Image.Resampling.NEAREST).astype(np.int64)
         if "boxes" in self.needs:
             sample.boxes = self.boxes(index, flipped)
         return sample

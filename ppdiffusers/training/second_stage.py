@@ -110,8 +110,10 @@ class SecondStage:
         shape = latent_channels(self.first_stage), height, width
         noise = random.standard_normal(shape, np.float32)
         if self.config.diffusion.offset_noise:
-            noise += np.float32(self.config.diffusion.offset_noise) * random.standard_normal((shape[0], 1, 1), np.float32)
-        item = {"noise": noise, "timestep": np.int64(random.integers(len(self.scheduler)))}
+            noise += np.float32(self.config.diffusion.offset_noise) * random.standard_normal(
+                (shape[0], 1, 1), np.float32
+            )
+        item: Item = {"noise": noise, "timestep": np.asarray(random.integers(len(self.scheduler)))}
         if isinstance(self.first_stage, AutoencoderKL):
             item["posterior"] = random.standard_normal(shape, np.float32)
         item.update(self.condition.item(sample, random))
@@ -152,6 +154,11 @@ class SecondStage:
         if kind == "epsilon":
             return noise
         return latents if kind == "sample" else self.scheduler.get_velocity(latents, noise, timestep)
+
+    @property
+    def phase(self) -> str:
+        """What the loss measures; losses of one phase are comparable."""
+        return ""
 
     def active(self, step: int) -> List[str]:
         """The losses of a step."""

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from ppdiffusers.training.data import Crops, area_downscale, composite, heldout_graphics, low_resolution
+from ppdiffusers.training.recipes import TINY_VQ_MODEL, AutoencoderRecipe, learning_rate_at
+from ppdiffusers.training.run import Run
 
 from ppdiffusers import LDMSuperResolutionPipeline, UNet2DModel, VQModel
 from ppdiffusers.training.codebook import kmeans
-from ppdiffusers.training.data import Crops, area_downscale, composite, heldout_graphics, low_resolution
 from ppdiffusers.training.losses import LPIPS, psnr
-from ppdiffusers.training.recipes import TINY_VQ_MODEL, AutoencoderRecipe, learning_rate_at
-from ppdiffusers.training.run import Run
 from ppdiffusers.training.splits import is_heldout, split_key
 
 ROOT = Path(__file__).parents[2]
