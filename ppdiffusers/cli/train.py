@@ -49,7 +49,7 @@ def add_parser(commands: Any) -> None:
     add_configuration(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder of the run")
     parser.add_argument("--init", metavar="NAME", help="a pipeline, by name or folder, to go on from (init=NAME)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of OUT")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT, if there is one")
     parser.set_defaults(run=run)
 
 

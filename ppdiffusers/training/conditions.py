@@ -130,9 +130,7 @@ class LabelMap(Condition):
         assert sample.labels is not None
         count = self.components["rescaler"].config.in_channels
         if sample.labels.max() >= count:
-            raise ImageError(
-                f"a map has the label {sample.labels.max()}; the rescaler's in_channels are {count}"
-            )
+            raise ImageError(f"a map has the label {sample.labels.max()}; the rescaler's in_channels are {count}")
         return {"labels": sample.labels}
 
     def told(self, batch: Batch, encode: Callable[[paddle.Tensor], paddle.Tensor]) -> Told:

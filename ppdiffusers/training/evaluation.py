@@ -64,7 +64,7 @@ class Validation:
         for part in self._parts():
             draws = [np.random.default_rng([self.config.seed, number, 3]) for number, _ in part]
             items = [self.stage.item(sample, random) for (_, sample), random in zip(part, draws)]
-            batch = {name: paddle.toto_tensor(value) for name, value in collate(items).items()}
+            batch = {name: paddle.to_tensor(value) for name, value in collate(items).items()}
             total += float(objective(batch)[0]) * len(part)
             pictures += len(part)
         total, pictures = self._sum([total, pictures])
@@ -119,7 +119,7 @@ class Validation:
     def _sum(self, values: List[float]) -> List[float]:
         if self.world == 1:
             return values
-        total = paddle.toto_tensor(values, dtype="float64")
+        total = paddle.to_tensor(values, dtype="float64")
         paddle.distributed.all_reduce(total)
         return [float(value) for value in total.numpy()]
 

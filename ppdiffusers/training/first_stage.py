@@ -43,8 +43,10 @@ class Autoencoding(nn.Layer):
         super().__init__()
         self.trained = trained
         self._stage = [stage]  # in a list, as the discriminator and LPIPS are no parts of it
-        if isinstance(stage.model, VQModel):  # steps since each code was taken
-            self.register_buffer("idle", paddle.zeros([stage.model.config.num_vq_embeddings]))
+        if isinstance(stage.model, VQModel):
+            codes = [stage.model.config.num_vq_embeddings]
+            self.register_buffer("idle", paddle.zeros(codes))  # steps since each code was taken
+            self.register_buffer("taken", paddle.zeros(codes), persistable=False)  # in this step, by this process
 
     def forward(self, batch: Batch) -> Tuple[paddle.Tensor, Dict[str, paddle.Tensor]]:
         stage, weights = self._stage[0], self._stage[0].config.reconstruction
@@ -90,8 +92,7 @@ class Autoencoding(nn.Layer):
         if self.training:
             with paddle.no_grad():
                 flat = numbers.reshape([-1, 1])
-                taken = paddle.scatter_nd_add(paddle.zeros_like(self.idle), flat, paddle.ones([flat.shape[0]]))
-                paddle.assign((self.idle + 1) * (taken == 0).astype("float32"), self.idle)
+                paddle.assign(paddle.scatter_nd_add(self.taken, flat, paddle.ones([flat.shape[0]])), self.taken)
         codebook, commitment = F.mse_loss(codes, z.detach()), F.mse_loss(z, codes.detach())
         loss = 0.0 if stage.decoder_only else weights.codebook * codebook + weights.commitment * commitment
         recent = (self.idle < stage.config.log_every).astype("float32").mean()
@@ -198,18 +199,25 @@ class FirstStage:
             return self._restart(step, batches)
         return []
 
-    def _restart(self, step: int, batches: Any) -> List[str]:
-        """Every process sees the same codes, as the counts are those of all."""
-        idle = self.objectives["autoencoder"].idle
-        shared = idle
+    @paddle.no_grad()
+    def after_step(self) -> None:
+        """Count the codes that no process took."""
+        if not isinstance(self.model, VQModel) or not self.quantised(self.step):
+            return
+        counts = self.objectives["autoencoder"]
         if paddle.distributed.get_world_size() > 1:
-            shared = idle.clone()
-            paddle.distributed.all_reduce(shared, paddle.distributed.ReduceOp.MIN)
-        dead = np.flatnonzero(shared.numpy() >= self.config.reconstruction.restart_codes)
+            paddle.distributed.all_reduce(counts.taken)
+        paddle.assign((counts.idle + 1) * (counts.taken == 0).astype("float32"), counts.idle)
+        paddle.assign(paddle.zeros_like(counts.taken), counts.taken)
+
+    def _restart(self, step: int, batches: Any) -> List[str]:
+        idle = self.objectives["autoencoder"].idle
+        ages = idle.numpy()
+        dead = np.flatnonzero(ages >= self.config.reconstruction.restart_codes)
         if not len(dead):
             return []
         latents = _flat(self.model.encode(paddle.to_tensor(batches.batch(10**9 + step)["pixels"])).latents).numpy()
-        codebook, ages = self.model.quantize.embedding.weight, shared.numpy()
+        codebook = self.model.quantize.embedding.weight
         values = codebook.numpy()
         values[dead] = latents[np.random.default_rng([self.config.seed, step]).integers(len(latents), size=len(dead))]
         ages[dead] = 0

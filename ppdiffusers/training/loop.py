@@ -54,7 +54,7 @@ class Training:
 
     Args:
         given: components to take as they are, by name.
-        resume: go on from the last checkpoint; the run must be there.
+        resume: go on from the last checkpoint, if there is one.
 
     Raises:
         ConfigError, DataError: what cannot be trained, before anything is written.
@@ -107,6 +107,7 @@ class Training:
             saving.scatter(arrays, self.stage, self.optimizers, self.averages)
             self.step, self.best = state["step"], {**state["best_of"]}
             self.best["loss"] = float("inf") if self.best["loss"] is None else self.best["loss"]
+            self.watcher.restore(state["pending"])
             if self.rank == 0:
                 saving.cut_log(self.out / "log.jsonl", self.step)
                 self.watcher.say(f"going on from step {self.step}")
@@ -160,6 +161,7 @@ class Training:
                     figures.setdefault(key, []).append(value)
             optimizer.step()
             optimizer.clear_grad()
+        self.stage.after_step()
         self.watcher.add({key: paddle.stack(values) for key, values in figures.items()})
         self.step += 1
         self._average()
@@ -193,8 +195,10 @@ class Training:
                 raise ConfigError("shard spreads optimiser states over several GPUs; leave it out here")
             layer, self.optimizers[name], _ = group_sharded_parallel(layer, self.optimizers[name], self.config.shard)
             return layer
-        # Codes have no gradients before quantisation begins.
-        return paddle.DataParallel(layer, find_unused_parameters=True) if self.world > 1 else layer
+        if self.world == 1:
+            return layer
+        unused = name == "autoencoder" and self.config.reconstruction.continuous > 0  # codes, before quantisation
+        return paddle.DataParallel(layer, find_unused_parameters=unused)
 
     @contextlib.contextmanager
     def _alone(self, layer: Any, alone: bool) -> Iterator[None]:
@@ -224,7 +228,7 @@ class Training:
             return
         loss = self.best["loss"]
         state = {
-            "step": self.step, "best": self.best["name"],
+            "step": self.step, "best": self.best["name"], "pending": self.watcher.pending(),
             "best_of": {**self.best, "loss": None if loss == float("inf") else loss},
         }  # fmt: skip
         try:
@@ -334,14 +338,14 @@ def evaluate(
         if unknown or not averages:
             raise ConfigError(f"{folder} is of other models than {config.task} has here; give its own configuration")
         if hasattr(stage, "step"):
-            stage.step = state["step"]
+            stage.step = state["step"] - 1
     else:
         config.init, config.models = str(folder), {}
         if config.is_first_stage:
             config.init, config.models = None, {"vqvae": str(folder)}
         stage, averages = open_stage(config, given, len(getattr(source, "classes", []))), {}
         if hasattr(stage, "step"):
-            stage.step = config.steps
+            stage.step = config.steps - 1
     with averaged(stage, averages):
         found = Validation(config, stage, validation or source, rank, world)
         loss = found.loss()

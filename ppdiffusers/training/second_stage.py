@@ -168,6 +168,9 @@ class SecondStage:
         """Nothing here; names of weights that were set by other means than a step."""
         return []
 
+    def after_step(self) -> None:
+        """Nothing here."""
+
     def generate(self, samples: Sequence[Sample], seed: int = 0) -> np.ndarray:
         """Pictures `[B, H, W, 3]` in [-1, 1] that show what `samples` do."""
         pictures = self.pipeline()(

@@ -43,6 +43,14 @@ class Watcher:
     def add(self, figures: Dict[str, paddle.Tensor]) -> None:
         self._rows.append(figures)
 
+    def pending(self) -> List[Dict[str, float]]:
+        """What is not logged yet, for a checkpoint."""
+        return [{name: float(value.mean()) for name, value in row.items()} for row in self._rows]
+
+    def restore(self, rows: List[Dict[str, float]]) -> None:
+        """What `pending` returned."""
+        self._rows = [{name: paddle.to_tensor(value) for name, value in row.items()} for row in rows]
+
     def log(self, step: int, learning_rate: float) -> Dict[str, float]:
         """The means since the last time, over all processes.
 

@@ -1,23 +1,16 @@
-"""Training: data, losses, and both scripts end to end on a handful of made-up pictures."""
+"""Prepared pictures, perceptual distance and the measures, each against a slow formula or a known case."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
-from ppdiffusers.training.data import Crops, area_downscale, composite, heldout_graphics, low_resolution
-from ppdiffusers.training.recipes import TINY_VQ_MODEL, AutoencoderRecipe, learning_rate_at
-from ppdiffusers.training.run import Run
 
-from ppdiffusers import LDMSuperResolutionPipeline, UNet2DModel, VQModel
+from ppdiffusers.config import ConfigError
 from ppdiffusers.training.codebook import kmeans
-from ppdiffusers.training.losses import LPIPS, psnr
+from ppdiffusers.training.losses import LPIPS, frechet_distance, open_lpips, psnr, ssim
+from ppdiffusers.training.prepared import Crops, area_downscale, composite, heldout_graphics, low_resolution
 from ppdiffusers.training.splits import is_heldout, split_key
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +48,12 @@ def test_variants_of_one_thing_share_a_split():
     assert 0.08 < share < 0.12
 
 
-def test_crops_are_a_function_of_seed_and_step(data):
-    crops, again = Crops(data, seed=1), Crops(data, seed=1)
-    again.batch(3, 4)
-    a, b = crops.batch(7, 4), again.batch(7, 4)
+def test_crops_are_a_function_of_the_draws(data):
+    crops = Crops(data)
+    a, b, c = (crops.draw(np.random.default_rng(seed)) for seed in (7, 7, 8))
     np.testing.assert_array_equal(a, b)
-    assert a.shape == (4, 64, 64, 3) and a.dtype == np.float32 and a.min() >= -1.001 and a.max() <= 1.001
-    assert np.abs(a - crops.batch(8, 4)).max() > 0 and np.abs(a - Crops(data, seed=2).batch(7, 4)).max() > 0
+    assert a.shape == (64, 64, 3) and a.dtype == np.float32 and a.min() >= -1.001 and a.max() <= 1.001
+    assert np.abs(a - c).max() > 0
 
 
 def test_heldout_pictures_are_never_trained_on(data):
@@ -114,66 +106,43 @@ def test_kmeans_finds_the_clusters():
         kmeans(paddle.to_tensor(points), 3001)
 
 
-def test_learning_rate():
-    rates = [learning_rate_at(step, 1.0, 10, 100) for step in range(100)]
-    assert rates[0] == 0.1 and rates[10] == 1 and rates[99] < 0.03 and rates[10:] == sorted(rates[10:], reverse=True)
+def test_ssim_against_the_formula():
+    random = np.random.default_rng(0)
+    a = np.round(random.uniform(0, 255, (1, 14, 13, 3)))
+    b = np.clip(np.round(a + random.normal(0, 30, a.shape)), 0, 255)
+    y, x = np.mgrid[-5:6, -5:6]
+    window = np.exp(-(x * x + y * y) / (2 * 1.5**2))
+    window /= window.sum()
+    values = []
+    for i in range(4):
+        for j in range(3):
+            for c in range(3):
+                p, q = a[0, i : i + 11, j : j + 11, c], b[0, i : i + 11, j : j + 11, c]
+                m, n = (window * p).sum(), (window * q).sum()
+                var_p, var_q = (window * (p - m) ** 2).sum(), (window * (q - n) ** 2).sum()
+                shared = (window * (p - m) * (q - n)).sum()
+                c1, c2 = 6.5025, 58.5225
+                luminance = (2 * m * n + c1) / (m * m + n * n + c1)
+                values.append(luminance * (2 * shared + c2) / (var_p + var_q + c2))
+    given = [each.astype(np.float32) / 127.5 - 1 for each in (a, b)]
+    assert ssim(*given)[0] == pytest.approx(np.mean(values), abs=1e-6)
+    assert ssim(given[0], given[0])[0] == pytest.approx(1)
 
 
-def train_a_little(folder, steps):
-    model = UNet2DModel(
-        block_out_channels=(4, 4),
-        norm_num_groups=2,
-        layers_per_block=1,
-        add_attention=False,
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-    )
-    run = Run(folder, model, AutoencoderRecipe(steps=10, warmup_steps=1))
-    while run.step < steps:
-        x = paddle.to_tensor(np.random.default_rng(run.step).random((2, 3, 8, 8), dtype=np.float32))
-        run.update(((model(x, 5).sample - x) ** 2).mean())
-        run.log()
-        run.save()
-    return run
+def test_the_frechet_distance_of_normal_sets():
+    """|m - n|^2 + the trace of (A + B - 2 (A B)^(1/2)); of commuting covariances, the gaps of deviations squared."""
+    random = np.random.default_rng(0)
+    base = random.standard_normal((4000, 3))
+    base = (base - base.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(base, rowvar=False))).T
+    turn, _ = np.linalg.qr(random.standard_normal((3, 3)))
+    a, b = (base * [1, 2, 3]) @ turn, (base * [4, 2, 1] + [1, 0, 0]) @ turn
+    assert frechet_distance(a, b) == pytest.approx(9 + 0 + 4 + 1, rel=1e-6)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    few = frechet_distance(random.standard_normal((5, 64)), random.standard_normal((5, 64)))
+    assert np.isfinite(few) and few > 0
 
 
-def test_a_run_that_was_cut_ends_where_an_uncut_one_does(tmp_path):
-    paddle.seed(0)
-    whole = train_a_little(tmp_path / "whole", 6)
-    paddle.seed(0)
-    train_a_little(tmp_path / "cut", 3)
-    paddle.seed(99)  # another start: everything that matters comes from the checkpoint
-    resumed = train_a_little(tmp_path / "cut", 6)
-    for name, value in whole.model.state_dict().items():
-        np.testing.assert_allclose(value.numpy(), resumed.model.state_dict()[name].numpy(), atol=1e-6, err_msg=name)
-        np.testing.assert_allclose(whole.averages[name].numpy(), resumed.averages[name].numpy(), atol=1e-6)
-    assert len((tmp_path / "cut" / "log.jsonl").read_text().splitlines()) == 6
-    assert len(list((tmp_path / "cut").glob("checkpoint-*"))) == 1
-
-
-def script(name, *arguments):
-    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
-    subprocess.run(command, check=True, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True)
-
-
-def test_both_stages_train_from_the_command_line(data, tmp_path):
-    small = {**TINY_VQ_MODEL, "block_out_channels": (8, 8, 8), "num_vq_embeddings": 32}
-    VQModel(**small).save_pretrained(tmp_path / "init")
-    options = ("--init", tmp_path / "init", "--steps", 3, "--log-every", 2)
-    script("train_autoencoder.py", data, tmp_path / "ae", *options)
-    rows = [json.loads(line) for line in (tmp_path / "ae" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2, 3] and all(np.isfinite(list(row.values())).all() for row in rows)
-    assert rows[0]["codebook"] == 0 < rows[1]["codebook"]  # continuous first, then quantised
-    vqvae = VQModel.from_pretrained(tmp_path / "ae" / "model")
-    assert float(vqvae.quantize.embedding.weight.abs().max()) > 1 / 32  # set by k-means
-
-    script("train_autoencoder.py", data, tmp_path / "de", "--decoder-of", tmp_path / "ae" / "model", "--steps", 1)
-    tuned = VQModel.from_pretrained(tmp_path / "de" / "model")
-    for name, value in tuned.state_dict().items():
-        same = np.array_equal(value.numpy(), vqvae.state_dict()[name].numpy())
-        assert same == name.startswith(("encoder.", "quant_conv.", "quantize.")), name
-
-    script("train_super_resolution.py", data, tmp_path / "sr", "--vqvae", tmp_path / "ae" / "model", "--steps", 1)
-    pipeline = LDMSuperResolutionPipeline.from_pretrained(tmp_path / "sr" / "pipeline")
-    image = np.zeros((8, 8, 3), np.uint8)
-    assert pipeline(image, num_inference_steps=1, generator=0).images[0].size == (32, 32)
+def test_lpips_weights_are_named_by_their_file(data, tmp_path):
+    assert open_lpips(data / "lpips-alex.npz").features(paddle.zeros([2, 3, 64, 64])).shape == [2, 256]
+    with pytest.raises(ConfigError, match="fetch_training_data"):
+        open_lpips(tmp_path / "lpips-vgg.npz")
