@@ -68,6 +68,13 @@ def batches_of(config: Configuration, steps: int = 0) -> Batches:
     return Batches(open_sources(config, ())[0], item, config.batch_size, config.seed)
 
 
+def heldout_of(config: Configuration):
+    """Pictures of prepared data, or None of a folder's."""
+    if not (Path(config.data.path) / "index.json").is_file():
+        return None
+    return to_tensor(heldout_graphics(config.data.path)[1][::8])
+
+
 def tensors(batch: dict) -> dict:
     return {name: torch.from_numpy(value) for name, value in batch.items()}
 
@@ -141,7 +148,8 @@ class Run:
         )
 
     def log(self, **figures):
-        means = {name: float(np.mean([row[name] for row in self.losses])) for name in self.losses[0]}
+        names = self.losses[0] if self.losses else ()
+        means = {name: float(np.mean([row[name] for row in self.losses])) for name in names}
         self.losses = []
         row = {"step": self.step, "seconds": round(time.time() - self.started, 1), **means, **figures}
         with open(self.out / "log.jsonl", "a") as file:
@@ -189,8 +197,9 @@ def train_autoencoder(args, config: Configuration) -> None:
         for part in (vqvae.encoder, vqvae.quant_conv, vqvae.quantize):
             part.requires_grad_(False)
     run = Run(args.out, vqvae, (p for p in vqvae.parameters() if p.requires_grad), config)
-    batches, lpips = batches_of(config), AlexLpips(Path(config.lpips))
-    heldout = to_tensor(heldout_graphics(config.data.path)[1][::8])
+    batches = batches_of(config)
+    lpips = AlexLpips(Path(config.lpips)) if config.lpips and weights.perceptual else None
+    heldout = heldout_of(config)
     while run.step < config.steps:
         batch = tensors(batches.batch(run.step))
         x, offset = batch["pixels"], weights.latent_noise * batch["spread"] * batch["noise"]
@@ -213,7 +222,7 @@ def train_autoencoder(args, config: Configuration) -> None:
             else:
                 latents = z + offset
             y = vqvae.decode(latents, force_not_quantize=True).sample
-            perceptual = lpips(y, x).mean()
+            perceptual = torch.zeros(()) if lpips is None else lpips(y, x).mean()
         y, anchor = y.float(), F.mse_loss(z, F.avg_pool2d(x, 4))
         pixel = F.l1_loss(y, x)
         loss = pixel + weights.perceptual * perceptual
@@ -221,10 +230,13 @@ def train_autoencoder(args, config: Configuration) -> None:
             loss = loss + weights.anchor * anchor
             loss = loss + weights.codebook * codebook_loss + weights.commitment * commitment
         run.update(loss, pixel=pixel, perceptual=perceptual, anchor=anchor, codebook=codebook_loss)
+        if run.step % config.log_every == 0 or run.step == config.steps:
+            run.log()
         if run.step % config.validate_every == 0 or run.step == config.steps:
-            with torch.no_grad():
-                y = reconstruct(run.ema, run.ema.encode(heldout).latents, quantized)
-                run.log(heldout_psnr=psnr(y, heldout), heldout_lpips=float(lpips(y, heldout).mean()))
+            if heldout is not None:
+                with torch.no_grad():
+                    y = reconstruct(run.ema, run.ema.encode(heldout).latents, quantized)
+                    run.log(heldout_psnr=psnr(y, heldout), heldout_lpips=float(lpips(y, heldout).mean()))
             run.save()
 
 
@@ -234,9 +246,9 @@ def train_super_resolution(args, config: Configuration) -> None:
     unet = UNet2DModel(**config.models["unet"]).to(memory_format=torch.channels_last)
     scheduler = DDIMScheduler(**config.models["scheduler"])
     run = Run(args.out, unet, unet.parameters(), config)
-    batches, lpips = batches_of(config, len(scheduler)), AlexLpips(Path(config.lpips))
-    heldout = heldout_graphics(config.data.path)[1][::8]
-    heldout, heldout_small = to_tensor(heldout), to_tensor(low_resolution(heldout))
+    batches = batches_of(config, len(scheduler))
+    lpips = AlexLpips(Path(config.lpips)) if config.lpips else None
+    heldout = heldout_of(config)
     while run.step < config.steps:
         batch = tensors(batches.batch(run.step))
         noise, timesteps = batch["noise"], batch["timestep"]
@@ -247,15 +259,23 @@ def train_super_resolution(args, config: Configuration) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             prediction = unet(torch.cat([noisy, batch["small"]], 1), timesteps).sample
         run.update(F.mse_loss(prediction.float(), target))
+        if run.step % config.log_every == 0 or run.step == config.steps:
+            run.log()
         if run.step % config.validate_every == 0 or run.step == config.steps:
-            with torch.no_grad():
-                z = torch.randn(heldout_small.shape, generator=torch.Generator().manual_seed(0))
-                scheduler.set_timesteps(config.diffusion.sampling_steps)
-                for t in scheduler.timesteps:
-                    z = scheduler.step(run.ema(torch.cat([z, heldout_small], 1), t).sample, t, z).prev_sample
-                y = vqvae.decode(z).sample
-                run.log(heldout_psnr=psnr(y, heldout), heldout_lpips=float(lpips(y, heldout).mean()))
+            if heldout is not None:
+                measure_super_resolution(run, vqvae, scheduler, lpips, heldout, config)
             run.save()
+
+
+@torch.no_grad()
+def measure_super_resolution(run, vqvae, scheduler, lpips, heldout, config: Configuration) -> None:
+    small = to_tensor(low_resolution(heldout.permute(0, 2, 3, 1).numpy()))
+    z = torch.randn(small.shape, generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(config.diffusion.sampling_steps)
+    for t in scheduler.timesteps:
+        z = scheduler.step(run.ema(torch.cat([z, small], 1), t).sample, t, z).prev_sample
+    y = vqvae.decode(z).sample
+    run.log(heldout_psnr=psnr(y, heldout), heldout_lpips=float(lpips(y, heldout).mean()))
 
 
 def main() -> None:

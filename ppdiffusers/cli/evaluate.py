@@ -18,7 +18,7 @@ ppdiffusers evaluate configs/vq-f4.json runs/vq/model --data others/ --sheet vq.
 
 
 def add_parser(commands: Any) -> None:
-    parser = add(commands, "evaluate", PURPOSE, "CONFIG CHECKPOINT [KEY=VALUE ...] [options]", EXAMPLES)
+    parser = add(commands, "evaluate", PURPOSE, "CONFIG CHECKPOINT [options]", EXAMPLES)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="of the run; a JSON file")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, one of its checkpoints, "
                         "or a saved model")  # fmt: skip

@@ -11,7 +11,7 @@ from ppdiffusers.cli.parsing import add
 PURPOSE = "train a model on pictures of your own"
 EXAMPLES = """
 ppdiffusers train configs/vq-f4.json -o runs/vq --data pictures/
-ppdiffusers train configs/super-resolution.json -o runs/sr --data pictures/ batch_size=8 data.size=128
+ppdiffusers train configs/super-resolution.json -o runs/sr --data pictures/ --set batch_size=8 data.size=128
 ppdiffusers train configs/super-resolution.json -o runs/sr --data pictures/ --resume
 ppdiffusers train configs/inpainting.json -o runs/paint --data pictures/ --init ./inpainting
 """
@@ -19,8 +19,9 @@ ppdiffusers train configs/inpainting.json -o runs/paint --data pictures/ --init 
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:
     """What `train` and `evaluate` share."""
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="in place of the configuration's, such as "
-                        "data.size=128; the keys are in ppdiffusers/training/configuration.py")  # fmt: skip
+    parser.add_argument("--set", dest="changes", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="in place of the configuration's values, such as data.size=128 steps=1000; all keys are "
+                        "in ppdiffusers/training/configuration.py")  # fmt: skip
     parser.add_argument("--data", metavar="FOLDER", help="of the pictures (data.path=FOLDER)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read pictures (data.workers=N)")
     parser.add_argument("--device", metavar="NAME", help="cpu, gpu, gpu:1 (default: a GPU, if paddle finds one)")
@@ -44,7 +45,7 @@ def read(args: argparse.Namespace) -> Any:
 
 
 def add_parser(commands: Any) -> None:
-    parser = add(commands, "train", PURPOSE, "CONFIG [KEY=VALUE ...] -o OUT [options]", EXAMPLES)
+    parser = add(commands, "train", PURPOSE, "CONFIG -o OUT [options]", EXAMPLES)
     parser.add_argument("config", type=Path, metavar="CONFIG", help="a JSON file; see configs/")
     add_configuration(parser)
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder of the run")

@@ -123,7 +123,8 @@ def make(
         "task": task, "steps": 4, "batch_size": 4, "log_every": 2, "save_every": 2, "validate_every": 100,
         "validation_pictures": 4, "warmup_steps": 1, "learning_rate": 1e-3, **changes,
         "data": {"path": str(folder), "size": SIZE, "workers": 0, **ANNOTATIONS, **(data or {})},
-        "diffusion": {"sampling_steps": 2, **(diffusion or {})}, "reconstruction": {"perceptual": 0.0, **(reconstruction or {})},
+        "diffusion": {"sampling_steps": 2, **(diffusion or {})},
+        "reconstruction": {"perceptual": 0.0, **(reconstruction or {})},
     }  # fmt: skip
     if task in ("vq", "kl"):
         values["models"] = {"vqvae": first_stage or vqvae("VQModel" if task == "vq" else "AutoencoderKL")}

@@ -38,10 +38,8 @@ def test_every_annotation_follows_the_picture(pictures):
         sample = read(source, seed % 8, seed)
         colour = source.names[seed % 8].split("/")[0]
         assert sample.caption == colour and source.classes[sample.class_number] == colour
-        assert ((sample.labels > 0) == sample.mask).all() and {*np.unique(sample.labels)} <= {
-            0,
-            1 + sample.class_number,
-        }
+        assert ((sample.labels > 0) == sample.mask).all()
+        assert {*np.unique(sample.labels)} <= {0, 1 + sample.class_number}
         (box,) = sample.boxes
         left, top, right, bottom = sample.crop
         assert box.label == sample.class_number

@@ -121,7 +121,7 @@ def test_conditions_are_dropped_as_often_as_said(pictures, task):
 
 
 def test_what_learns(pictures):
-    """All that was built, and a rescaler or table of classes; a first stage and a text encoder that were loaded stay."""
+    """All that was built; a first stage, and a text encoder that was loaded, stay as they are."""
     stage, _, _ = open_task("semantic-synthesis", pictures)
     assert {*stage.trained.keys()} == {"unet", "rescaler"}
     stage, _, _ = open_task("text-to-image", pictures)
