@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from cases import encoder, unet, vqvae
+from training_cases import encoder, unet, vqvae
 
 from ppdiffusers import ClassEmbedder, LDMBertModel, UNet2DConditionModel, UNet2DModel, VQModel
 from ppdiffusers.training.initialisation import initialise

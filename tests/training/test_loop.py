@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from cases import given, make
+from training_cases import given, make
 
 from ppdiffusers import AutoencoderKL, DiffusionPipeline, VQModel
 from ppdiffusers.config import ConfigError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import COLOURS, encoder, given, make, unet, vqvae, write_pictures
+from training_cases import COLOURS, encoder, given, make, unet, vqvae, write_pictures
 
 from ppdiffusers.training.loop import evaluate, train
 from ppdiffusers.training.losses import psnr

@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from cases import MODELS, given, make, vqvae
+from training_cases import MODELS, given, make, vqvae
 
 from ppdiffusers.layout import FULL_CROP, layout_tokens
 from ppdiffusers.training.batches import Batches, collate, open_sources
@@ -23,7 +23,7 @@ def open_task(task, pictures, **options):
 
 
 def alphas_cumprod(timesteps):
-    """Of the scaled linear schedule in `cases`."""
+    """Of the scaled linear schedule in `training_cases`."""
     betas = np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2
     return np.prod(1 - betas[: int(timesteps) + 1])
 

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from cases import COLOURS, make
 from PIL import Image
+from training_cases import COLOURS, make
 
 from ppdiffusers.config import ConfigError
 from ppdiffusers.layout import LayoutBox

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import write_pictures
+from training_cases import write_pictures
 
 from ppdiffusers import LDMSuperResolutionPipeline
 from ppdiffusers.cli.main import main
