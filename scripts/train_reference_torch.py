@@ -1,8 +1,8 @@
 """The configurations of the embedded models, run by torch and diffusers (an environment of its own).
 
-    python scripts/train_reference_torch.py configs/embedded-autoencoder.json OUT [KEY=VALUE ...]
-    python scripts/train_reference_torch.py configs/embedded-decoder.json OUT [KEY=VALUE ...]
-    python scripts/train_reference_torch.py configs/embedded-super-resolution.json OUT [KEY=VALUE ...]
+    python scripts/train_reference_torch.py configs/embedded-autoencoder.json OUT [--set KEY=VALUE ...]
+    python scripts/train_reference_torch.py configs/embedded-decoder.json OUT [--set KEY=VALUE ...]
+    python scripts/train_reference_torch.py configs/embedded-super-resolution.json OUT [--set KEY=VALUE ...]
 
 The same batches, noise, losses and schedules as `ppdiffusers train`. OUT gets `checkpoint.pt` (a run started again
 goes on from it), `log.jsonl`, and the averaged model in diffusers' format, which `ppdiffusers` opens as it is.
@@ -282,7 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--set", dest="changes", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--bf16", action="store_true", help="autocast")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
