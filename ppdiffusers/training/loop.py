@@ -101,11 +101,13 @@ class Training:
             for name, value in self.stage.trained.state_dict().items()
             if not value.stop_gradient
         }
+        self._saved = -1  # step
         self.step, self.best = 0, {"name": None, "loss": float("inf")}  # type: int, Dict[str, Any]
         if last is not None:
             arrays, state = saving.read(last)
             saving.scatter(arrays, self.stage, self.optimizers, self.averages)
             self.step, self.best = state["step"], {**state["best_of"]}
+            self._saved = self.step
             self.best["loss"] = float("inf") if self.best["loss"] is None else self.best["loss"]
             self.watcher.restore(state["pending"])
             if self.rank == 0:
@@ -127,16 +129,16 @@ class Training:
             for parts in load(self.batches, config, self.step, self.rank, self.world):
                 self._take_step(parts)
                 last = self.step == config.steps
-                if self.step % config.log_every == 0 or last:
+                logged = self.step % config.log_every == 0 or last
+                if logged:
                     self.watcher.log(self.step, self._rate(self.step - 1))
                     self._list_skipped()
                 if self.step % config.validate_every == 0 or last:
                     self._validate()
-                if (self.step % config.save_every == 0 or last) and not self._is_saved():
+                if self.step % config.save_every == 0 or last:
                     self._save(must=last)
-                if self._stop.is_set() and (self.rank == 0 or self.world == 1) and not last:
-                    if not self._is_saved():
-                        self._save(must=True)
+                if self._must_stop(logged) and not last:
+                    self._save(must=True)
                     raise Stopped(f"ended by a signal at step {self.step}, which is saved; go on with --resume")
         self.finish()
         self.watcher.close()
@@ -216,14 +218,28 @@ class Training:
         self.watcher.pictures(self.step, rows)
         if loss < self.best["loss"] or self.best.get("phase") != self.stage.phase:
             self.best = {"name": f"step-{self.step:07d}", "loss": loss, "phase": self.stage.phase}
-            self._save(must=False)
+            self._save(must=self.step == self.config.steps)
 
-    def _is_saved(self) -> bool:
-        last = self.checkpoints.last() if self.rank == 0 else None
-        return last is not None and last.name == f"step-{self.step:07d}"
+    def _must_stop(self, logged: bool) -> bool:
+        """Whether a signal ends the run here. States that are spread over processes take all of them to be saved: they
+        agree where they wait for each other anyway."""
+        if self.config.shard is None:
+            return self.rank == 0 and self._stop.is_set()
+        if not logged:
+            return False
+        told = paddle.to_tensor(float(self._stop.is_set()))
+        paddle.distributed.all_reduce(told, paddle.distributed.ReduceOp.MAX)
+        return float(told) > 0
 
     def _save(self, must: bool) -> None:
-        """A full disk costs this checkpoint, not the run or an earlier checkpoint; the last one is an error."""
+        """A full disk costs this checkpoint, not the run or an earlier checkpoint; with `must` it is an error."""
+        if self._saved == self.step or (self.rank != 0 and self.config.shard is None):
+            return
+        arrays = saving.gather(self.stage, self.optimizers, self.averages)
+        if self.config.shard is not None:
+            parts: List[Dict[str, Any]] = []
+            paddle.distributed.all_gather_object(parts, {k: v for k, v in arrays.items() if ".optimizer/" in k})
+            arrays.update({name: value for part in parts for name, value in part.items()})
         if self.rank != 0:
             return
         loss = self.best["loss"]
@@ -232,7 +248,8 @@ class Training:
             "best_of": {**self.best, "loss": None if loss == float("inf") else loss},
         }  # fmt: skip
         try:
-            self.checkpoints.write(saving.gather(self.stage, self.optimizers, self.averages), state)
+            self.checkpoints.write(arrays, state)
+            self._saved = self.step
         except OSError as error:
             if must:
                 raise OSError(f"step {self.step} cannot be saved: {error}; make room and --resume") from error
