@@ -124,6 +124,10 @@ def open_sources(config: Configuration, needs: Sequence[str]) -> Tuple[Any, Opti
     if (Path(data.path) / "index.json").is_file():
         if needs:
             raise DataError(f"{data.path} holds prepared pictures alone; the task needs {', '.join(needs)}")
+        if data.cache_latents or data.buckets:
+            raise DataError(
+                f"{data.path} holds prepared pictures, which are cut anew; no data.cache_latents or buckets"
+            )
         return Crops(data.path, "train", data.size, data.mix), Crops(data.path, "heldout", data.size, data.mix)
     source = Pictures(data, needs, held_out=False)
     if data.validation is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import signal
 import threading
@@ -357,9 +358,8 @@ def evaluate(
         if hasattr(stage, "step"):
             stage.step = state["step"] - 1
     else:
-        config.init, config.models = str(folder), {}
-        if config.is_first_stage:
-            config.init, config.models = None, {"vqvae": str(folder)}
+        models = {"vqvae": str(folder)} if config.is_first_stage else {}
+        config = dataclasses.replace(config, models=models, init=None if config.is_first_stage else str(folder))
         stage, averages = open_stage(config, given, len(getattr(source, "classes", []))), {}
         if hasattr(stage, "step"):
             stage.step = config.steps - 1

@@ -60,8 +60,9 @@ def test_every_task_runs_and_its_model_is_a_pipeline(pictures, tmp_path, task):
     else:
         pipeline = DiffusionPipeline.from_pretrained(model, **(given(task) or {}))
         state, prefix = pipeline.unet.state_dict(), "unet"
-    for name, value in state.items():  # the averages
-        np.testing.assert_array_equal(value.numpy(), weights(tmp_path / "run")[f"average/{prefix}.{name}"])
+    arrays = weights(tmp_path / "run")
+    for name, value in state.items():
+        np.testing.assert_array_equal(value.numpy(), arrays[f"average/{prefix}.{name}"])
     figures, rows = evaluate(make(task, pictures, steps=2), tmp_path / "run", given(task))
     assert figures["loss"] == pytest.approx(row["validation_loss"], rel=1e-5)
     again, _ = evaluate(make(task, pictures, steps=2), model, given(task))

@@ -1,13 +1,17 @@
 """Prepared pictures, perceptual distance and the measures, each against a slow formula or a known case."""
 
 import json
+import sys
+import types
 
 import numpy as np
 import paddle
 import pytest
+from training_cases import make, unet
 
 from ppdiffusers.config import ConfigError
 from ppdiffusers.training.codebook import kmeans
+from ppdiffusers.training.loop import evaluate, open_stage, train
 from ppdiffusers.training.losses import LPIPS, frechet_distance, open_lpips, psnr, ssim
 from ppdiffusers.training.prepared import Crops, area_downscale, composite, heldout_graphics, low_resolution
 from ppdiffusers.training.splits import is_heldout, split_key
@@ -146,3 +150,35 @@ def test_lpips_weights_are_named_by_their_file(data, tmp_path):
     assert open_lpips(data / "lpips-alex.npz").features(paddle.zeros([2, 3, 64, 64])).shape == [2, 256]
     with pytest.raises(ConfigError, match="fetch_training_data"):
         open_lpips(tmp_path / "lpips-vgg.npz")
+
+
+def test_the_perceptual_loss_of_a_first_stage(data, pictures):
+    options = {"reconstruction": {"perceptual": 0.5}, "data": {"size": 64, "smallest": 8}}
+    with pytest.raises(ConfigError, match="lpips=data/prepared"):
+        open_stage(make("kl", pictures, **options))
+    stage = open_stage(make("kl", pictures, lpips=str(data / "lpips-alex.npz"), **options))
+    random = np.random.default_rng(0)
+    batch = {"pixels": paddle.to_tensor(random.uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32))}
+    batch["noise"] = paddle.zeros([1, 3, 32, 32])
+    loss, figures = stage.objectives["autoencoder"](batch)
+    distance = float(open_lpips(data / "lpips-alex.npz")(batch["made"], batch["pixels"]).mean())
+    assert float(figures["perceptual"]) == pytest.approx(distance, rel=1e-4) and distance > 0
+    rest = float(figures["pixel"]) + 1e-6 * float(figures["kl"]) / (3 * 64 * 64)
+    assert float(loss) == pytest.approx(rest + 0.5 * distance, rel=1e-5)
+
+
+def test_pictures_from_noise_are_measured_by_a_named_distance_and_shown(data, pictures, tmp_path, monkeypatch):
+    written = []
+    fake = types.ModuleType("visualdl")
+    fake.LogWriter = lambda folder: types.SimpleNamespace(
+        add_scalar=lambda name, value, step: written.append((name, step)),
+        add_image=lambda name, image, step: written.append((name, image.shape)),
+        close=lambda: written.append("closed"),
+    )
+    monkeypatch.setitem(sys.modules, "visualdl", fake)
+    options = {"lpips": str(data / "lpips-alex.npz"), "data": {"size": 64, "smallest": 8}, "steps": 1}
+    config = make("unconditional", pictures, visualdl=True, models={"unet": {**unet(), "sample_size": 32}}, **options)
+    train(config, tmp_path / "run")
+    figures, _ = evaluate(config, tmp_path / "run")
+    assert set(figures) == {"loss", "frechet_alexnet"} and figures["frechet_alexnet"] > 0
+    assert {("loss", 1), ("learning_rate", 1), ("samples", (256, 128, 3)), "closed"} <= set(written)

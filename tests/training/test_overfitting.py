@@ -14,6 +14,7 @@ RUN = {
     "data": {"flip": False, "crop": "centre", "drop": 0.1}, "diffusion": {"sampling_steps": 20, "guidance_scale": 1.0},
 }  # fmt: skip
 WIDE = (32, 48)
+STEPS = {"super-resolution": 1500, "inpainting": 1500}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,9 @@ MODELS = {
 def test_second_stages_draw_what_they_were_told(eight, first_stages, tmp_path, task):
     """Super-resolution gives the pictures back; elsewhere the colours are those of the prompt, class, map or box."""
     stage = "vq" if task in ("super-resolution", "inpainting") else "kl"
-    config = make(task, eight, first_stage=str(first_stages[stage][0]), models=MODELS[task], steps=1500, **RUN)
+    config = make(
+        task, eight, first_stage=str(first_stages[stage][0]), models=MODELS[task], steps=STEPS.get(task, 600), **RUN
+    )
     train(config, tmp_path / "run", given(task))
     figures, rows = evaluate(config, tmp_path / "run", given(task))
     real, made = (np.stack([row[i] for row in rows]) for i in range(2))
