@@ -12,7 +12,7 @@ from ppdiffusers.config import ConfigError, read_json
 from ppdiffusers.layers.embeddings import GaussianFourierProjection
 from ppdiffusers.models import AutoencoderKL, Model, VQModel
 from ppdiffusers.models.model import model_folder
-from ppdiffusers.pipelines.index import INDEX_FILE, component_class
+from ppdiffusers.pipelines.index import INDEX_FILE
 from ppdiffusers.training.configuration import Configuration
 from ppdiffusers.training.initialisation import initialise
 
@@ -48,7 +48,7 @@ def make_components(
             components[name] = _load(model_folder(wanted, {}), name, kinds)
         elif isinstance(wanted, dict):
             values = dict(wanted)
-            kind = _class(values.pop(_CLASS, None), name, kinds)
+            kind = component_kind(values.pop(_CLASS, None), name, kinds)
             components[name] = kind.from_config(values)
             if isinstance(components[name], Model):
                 initialise(components[name], config.seed, config.initialisation)
@@ -58,7 +58,8 @@ def make_components(
     return components, fresh
 
 
-def _class(named: Optional[str], name: str, kinds: tuple) -> Any:
+def component_kind(named: Optional[str], name: str, kinds: tuple) -> Any:
+    """The class of the component `name`, which may be of `kinds`: the one that a config names, or the usual one."""
     if named is not None:
         kind = getattr(ppdiffusers, named, None)
         if not isinstance(kind, type) or not issubclass(kind, kinds):
@@ -78,7 +79,7 @@ def _load(folder: Path, name: str, kinds: tuple) -> Any:
     if name == "tokenizer":
         return ppdiffusers.BertTokenizer.from_pretrained(folder)
     file = folder / ("scheduler_config.json" if name == "scheduler" else "config.json")
-    return _class(read_json(file).get(_CLASS), name, kinds).from_pretrained(folder)
+    return component_kind(read_json(file).get(_CLASS), name, kinds).from_pretrained(folder)
 
 
 def choose_trained(components: Dict[str, Any], names: List[str]) -> nn.LayerDict:

@@ -26,6 +26,12 @@ from ppdiffusers.training.pictures import Sample
 Figures = Dict[str, paddle.Tensor]
 
 
+def pipeline_class(task: str) -> Any:
+    """The pipeline that a task's models are for."""
+    name = CONDITIONS[task].pipeline
+    return getattr(importlib.import_module(PIPELINES[name]), name)
+
+
 class Denoising(nn.Layer):
     """The loss: the squared error of the prediction, each picture weighted by its timestep.
 
@@ -66,7 +72,7 @@ class SecondStage:
     def __init__(self, config: Configuration, given: Optional[Dict[str, Any]] = None, num_classes: int = 0):
         self.config = config
         kind = CONDITIONS[config.task]
-        self._pipeline_class = getattr(importlib.import_module(PIPELINES[kind.pipeline]), kind.pipeline)
+        self._pipeline_class = pipeline_class(config.task)
         self.components, fresh = make_components(config, self._pipeline_class._component_types, given)
         values = {"num_object_classes": num_classes} if num_classes else {}
         self._values = {name: values[name] for name in self._pipeline_class._value_names if name in values}

@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from training_cases import write_pictures
 
 from ppdiffusers import LDMSuperResolutionPipeline
 from ppdiffusers.cli.main import main
+from ppdiffusers.training.components import FIRST_STAGE_CLASSES, component_kind
 from ppdiffusers.training.configuration import read_configuration
+from ppdiffusers.training.second_stage import pipeline_class
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -89,6 +92,13 @@ def test_every_configuration_is_understood(file):
     assert config.about and config.task
     if not config.is_first_stage:
         assert config.init or {"vqvae", "unet", "scheduler"} <= {*config.models}
+    kind = FIRST_STAGE_CLASSES.get(config.task)
+    types = {"vqvae": (kind,)} if kind else pipeline_class(config.task)._component_types
+    with paddle.LazyGuard():  # no memory: some of them have a billion weights
+        for name, values in config.models.items():
+            if isinstance(values, dict):
+                values = dict(values)
+                component_kind(values.pop("_class_name", None), name, types[name]).from_config(values)
 
 
 def test_what_cannot_be_trained_is_one_line(tmp_path, capsys):
