@@ -12,7 +12,7 @@ from ppdiffusers.config import ConfigError, read_json
 from ppdiffusers.layers.embeddings import GaussianFourierProjection
 from ppdiffusers.models import AutoencoderKL, Model, VQModel
 from ppdiffusers.models.model import model_folder
-from ppdiffusers.pipelines.index import INDEX_FILE
+from ppdiffusers.pipelines.index import INDEX_FILE, component_class
 from ppdiffusers.training.configuration import Configuration
 from ppdiffusers.training.initialisation import initialise
 
