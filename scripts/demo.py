@@ -9,7 +9,7 @@ from PIL import Image
 
 from ppdiffusers import LDMSuperResolutionPipeline, open_image
 from ppdiffusers.images import sheet, to_pil
-from ppdiffusers.training.data import low_resolution
+from ppdiffusers.training.prepared import low_resolution
 
 ROOT = Path(__file__).parents[1]
 MODEL = "ppdiffusers/ldm-super-resolution-4x-tiny"

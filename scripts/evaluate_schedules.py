@@ -22,8 +22,8 @@ from evaluate_super_resolution import measure
 
 import ppdiffusers
 from ppdiffusers import Generator, LDMSuperResolutionPipeline
-from ppdiffusers.training.data import heldout_graphics, heldout_photographs, low_resolution
 from ppdiffusers.training.losses import LPIPS
+from ppdiffusers.training.prepared import heldout_graphics, heldout_photographs, low_resolution
 
 SCHEDULERS = {
     "ddim": ("DDIMScheduler", {}),

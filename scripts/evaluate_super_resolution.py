@@ -20,8 +20,8 @@ from PIL import Image
 
 from ppdiffusers import DDIMScheduler, Generator, LDMSuperResolutionPipeline
 from ppdiffusers.images import sheet, to_pil
-from ppdiffusers.training.data import heldout_graphics, heldout_photographs, low_resolution, to_tensor
-from ppdiffusers.training.losses import LPIPS, psnr
+from ppdiffusers.training.losses import LPIPS, psnr, to_tensor
+from ppdiffusers.training.prepared import heldout_graphics, heldout_photographs, low_resolution
 
 
 def resize(small: np.ndarray, size: int, method: int) -> np.ndarray:

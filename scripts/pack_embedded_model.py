@@ -13,9 +13,10 @@ from pathlib import Path
 
 from model_zoo.pack import pin
 from ppdiffusers import DDIMScheduler, LDMSuperResolutionPipeline, UNet2DModel, VQModel
-from ppdiffusers.training.recipes import SuperResolutionRecipe
+from ppdiffusers.training.configuration import read_configuration
 
 FOLDER = Path(__file__).parents[1] / "model_zoo/builtin/ppdiffusers/ldm-super-resolution-4x-tiny"
+CONFIGURATION = Path(__file__).parents[1] / "configs/embedded-super-resolution.json"
 LIMIT = 8_000_000  # bytes
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--vqvae", type=Path, required=True)
     parser.add_argument("--unet", type=Path, required=True)
     args = parser.parse_args()
-    scheduler = DDIMScheduler(**SuperResolutionRecipe().scheduler)
+    scheduler = DDIMScheduler(**read_configuration(CONFIGURATION).models["scheduler"])
     vqvae, unet = VQModel.from_pretrained(args.vqvae), UNet2DModel.from_pretrained(args.unet)
     LDMSuperResolutionPipeline(vqvae, unet, scheduler).save_pretrained(FOLDER, paddle_dtype="float16")
     size = sum(file.stat().st_size for file in FOLDER.rglob("*.safetensors"))

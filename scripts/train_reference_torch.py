@@ -1,20 +1,17 @@
-"""The recipes of ppdiffusers.training.recipes, run by torch and diffusers (an environment of its own).
+"""The configurations of the embedded models, run by torch and diffusers (an environment of its own).
 
-    python scripts/train_reference_torch.py autoencoder DATA OUT [--steps N]
-    python scripts/train_reference_torch.py decoder DATA OUT --vqvae FOLDER [--steps N]
-    python scripts/train_reference_torch.py super-resolution DATA OUT --vqvae FOLDER [--steps N]
+    python scripts/train_reference_torch.py configs/embedded-autoencoder.json OUT [--set KEY=VALUE ...]
+    python scripts/train_reference_torch.py configs/embedded-decoder.json OUT [--set KEY=VALUE ...]
+    python scripts/train_reference_torch.py configs/embedded-super-resolution.json OUT [--set KEY=VALUE ...]
 
-The same crops, losses and schedules as scripts/train_autoencoder.py and
-scripts/train_super_resolution.py, about five times faster on a CPU. OUT gets `checkpoint.pt` (a
-run started again goes on from it), `log.jsonl`, and the averaged model in diffusers' format, which
-`ppdiffusers` opens as it is.
+The same batches, noise, losses and schedules as `ppdiffusers train`. OUT gets `checkpoint.pt` (a run started again
+goes on from it), `log.jsonl`, and the averaged model in diffusers' format, which `ppdiffusers` opens as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import json
 import os
 import time
@@ -25,8 +22,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel, VQModel
 
-from ppdiffusers.training.data import Crops, heldout_graphics, low_resolution
-from ppdiffusers.training.recipes import AutoencoderRecipe, SuperResolutionRecipe, learning_rate_at
+from ppdiffusers.training.batches import Batches, open_sources
+from ppdiffusers.training.configuration import Configuration, learning_rate_at, read_configuration
+from ppdiffusers.training.degradations import degrade
+from ppdiffusers.training.prepared import heldout_graphics, low_resolution
 
 
 class AlexLpips(torch.nn.Module):
@@ -51,6 +50,33 @@ class AlexLpips(torch.nn.Module):
     def forward(self, a, b):
         pairs = zip(self.features(a), self.features(b), self.heads)
         return sum((((x - y).square()) * head).sum(1).mean((1, 2)) for x, y, head in pairs)
+
+
+def batches_of(config: Configuration, steps: int = 0) -> Batches:
+    """As `ppdiffusers train` makes them for a first stage of factor 4, or a second with so many timesteps."""
+
+    def item(sample, random):
+        pixels = np.ascontiguousarray(sample.pixels.transpose(2, 0, 1))
+        shape = 3, pixels.shape[1] // 4, pixels.shape[2] // 4
+        noise = random.standard_normal(shape, np.float32)
+        if not steps:
+            return {"pixels": pixels, "noise": noise, "spread": random.random((1, 1, 1), np.float32)}
+        timestep = np.int64(random.integers(steps))
+        small = degrade(sample.pixels, 4, config.data.degradation, random).transpose(2, 0, 1)
+        return {"pixels": pixels, "noise": noise, "timestep": timestep, "small": np.ascontiguousarray(small)}
+
+    return Batches(open_sources(config, ())[0], item, config.batch_size, config.seed)
+
+
+def heldout_of(config: Configuration):
+    """Pictures of prepared data, or None of a folder's."""
+    if not (Path(config.data.path) / "index.json").is_file():
+        return None
+    return to_tensor(heldout_graphics(config.data.path)[1][::8])
+
+
+def tensors(batch: dict) -> dict:
+    return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
@@ -87,7 +113,9 @@ class Run:
         out.mkdir(parents=True, exist_ok=True)
         self.ema = copy.deepcopy(model).requires_grad_(False)
         self.parameters = list(parameters)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+        )
         self.step, self.seconds, self.extra, self.losses = 0, 0.0, {}, []
         if (out / "checkpoint.pt").exists():
             state = torch.load(out / "checkpoint.pt", weights_only=True)
@@ -102,9 +130,11 @@ class Run:
     def update(self, loss, **logged):
         recipe = self.recipe
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.step, recipe.learning_rate, recipe.warmup_steps, recipe.steps)
+            group["lr"] = learning_rate_at(
+                self.step, recipe.learning_rate, recipe.warmup_steps, recipe.steps, recipe.schedule
+            )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -118,7 +148,8 @@ class Run:
         )
 
     def log(self, **figures):
-        means = {name: float(np.mean([row[name] for row in self.losses])) for name in self.losses[0]}
+        names = self.losses[0] if self.losses else ()
+        means = {name: float(np.mean([row[name] for row in self.losses])) for name in names}
         self.losses = []
         row = {"step": self.step, "seconds": round(time.time() - self.started, 1), **means, **figures}
         with open(self.out / "log.jsonl", "a") as file:
@@ -149,119 +180,115 @@ def quantize(vqvae, z):
     return z + (codes - z).detach(), F.mse_loss(codes, z.detach()), F.mse_loss(z, codes.detach())
 
 
-def train_autoencoder(args, recipe: AutoencoderRecipe, decoder_only: bool) -> None:
-    torch.manual_seed(recipe.seed)
-    if args.vqvae:
-        vqvae = VQModel.from_pretrained(args.vqvae).to(memory_format=torch.channels_last)
+def reconstruct(vqvae, z, quantized: bool):
+    return vqvae.decode(z, force_not_quantize=not quantized).sample
+
+
+def train_autoencoder(args, config: Configuration) -> None:
+    torch.manual_seed(config.seed)
+    weights, start = config.reconstruction, config.models["vqvae"]
+    if isinstance(start, str):
+        vqvae = VQModel.from_pretrained(start)
     else:
-        vqvae = VQModel(**recipe.model).to(memory_format=torch.channels_last)
-    vqvae.requires_grad_(True)
+        vqvae = VQModel(**{name: value for name, value in start.items() if name[0] != "_"})
+    vqvae = vqvae.to(memory_format=torch.channels_last).requires_grad_(True)
+    decoder_only = config.train is not None
     if decoder_only:
         for part in (vqvae.encoder, vqvae.quant_conv, vqvae.quantize):
             part.requires_grad_(False)
-    run = Run(args.out, vqvae, (p for p in vqvae.parameters() if p.requires_grad), recipe)
-    crops = Crops(args.data, "train", recipe.crop_size, seed=recipe.seed)
-    lpips = AlexLpips(args.data / "lpips-alex.npz")
-    heldout = to_tensor(heldout_graphics(args.data)[1][::8])
-    noise_source = torch.Generator()
-    while run.step < recipe.steps:
-        pictures = crops.batch(run.step, recipe.batch_size)
-        small, x = to_tensor(low_resolution(pictures)), to_tensor(pictures)
-        noise_source.manual_seed(run.step)
-        quantized = decoder_only or run.step >= recipe.continuous_fraction * recipe.steps
-        if quantized and not decoder_only and "codebook" not in run.extra:
+    run = Run(args.out, vqvae, (p for p in vqvae.parameters() if p.requires_grad), config)
+    batches = batches_of(config)
+    lpips = AlexLpips(Path(config.lpips)) if config.lpips and weights.perceptual else None
+    heldout = heldout_of(config)
+    while run.step < config.steps:
+        batch = tensors(batches.batch(run.step))
+        x, offset = batch["pixels"], weights.latent_noise * batch["spread"] * batch["noise"]
+        quantized = decoder_only or run.step >= weights.continuous * config.steps
+        if quantized and not decoder_only and weights.continuous and "codebook" not in run.extra:
             with torch.no_grad():
-                batches = (to_tensor(crops.batch(10**6 + i, recipe.batch_size)) for i in range(60))
-                latents = torch.cat([vqvae.encode(b).latents.permute(0, 2, 3, 1).reshape(-1, 3) for b in batches])
+                pixels = (torch.from_numpy(batches.batch(10**9 + i)["pixels"]) for i in range(60))
+                latents = torch.cat([vqvae.encode(b).latents.permute(0, 2, 3, 1).reshape(-1, 3) for b in pixels])
                 vqvae.quantize.embedding.weight.copy_(kmeans(latents, vqvae.config.num_vq_embeddings))
                 run.ema.quantize.embedding.weight.copy_(vqvae.quantize.embedding.weight)
             run.extra["codebook"] = run.step
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             with torch.set_grad_enabled(not decoder_only):
                 z = vqvae.encode(x).latents.float()
+            codebook_loss = commitment = torch.zeros(())
             if decoder_only:
-                # What the sampler hands over is off by a little: learn to decode that too.
-                spread = torch.rand(len(z), 1, 1, 1, generator=noise_source) * recipe.latent_noise
-                latents, codebook_loss, commitment = quantize(
-                    vqvae, z + spread * torch.randn(z.shape, generator=noise_source)
-                )
+                latents, _, _ = quantize(vqvae, z + offset)
             elif quantized:
                 latents, codebook_loss, commitment = quantize(vqvae, z)
             else:
-                spread = torch.rand(len(z), 1, 1, 1, generator=noise_source) * recipe.latent_noise
-                latents = z + spread * torch.randn(z.shape, generator=noise_source)
-                codebook_loss = commitment = torch.zeros(())
+                latents = z + offset
             y = vqvae.decode(latents, force_not_quantize=True).sample
-            perceptual = lpips(y, x).mean()
-        y, anchor = y.float(), F.mse_loss(z, small)
+            perceptual = torch.zeros(()) if lpips is None else lpips(y, x).mean()
+        y, anchor = y.float(), F.mse_loss(z, F.avg_pool2d(x, 4))
         pixel = F.l1_loss(y, x)
-        loss = pixel + recipe.perceptual_weight * perceptual
+        loss = pixel + weights.perceptual * perceptual
         if not decoder_only:
-            loss = loss + recipe.anchor_weight * anchor
-            loss = loss + recipe.codebook_weight * codebook_loss + recipe.commitment_weight * commitment
+            loss = loss + weights.anchor * anchor
+            loss = loss + weights.codebook * codebook_loss + weights.commitment * commitment
         run.update(loss, pixel=pixel, perceptual=perceptual, anchor=anchor, codebook=codebook_loss)
-        if run.step % args.log_every == 0 or run.step == recipe.steps:
-            with torch.no_grad():
-                z = run.ema.encode(heldout).latents
-                y = run.ema.decode(z, force_not_quantize=not quantized).sample
-                run.log(heldout_psnr=psnr(y, heldout), heldout_lpips=float(lpips(y, heldout).mean()))
+        if run.step % config.log_every == 0 or run.step == config.steps:
+            run.log()
+        if run.step % config.validate_every == 0 or run.step == config.steps:
+            if heldout is not None:
+                with torch.no_grad():
+                    y = reconstruct(run.ema, run.ema.encode(heldout).latents, quantized)
+                    run.log(heldout_psnr=psnr(y, heldout), heldout_lpips=float(lpips(y, heldout).mean()))
             run.save()
 
 
-def train_super_resolution(args, recipe: SuperResolutionRecipe) -> None:
-    torch.manual_seed(recipe.seed)
-    vqvae = VQModel.from_pretrained(args.vqvae).to(memory_format=torch.channels_last).requires_grad_(False)
-    unet = UNet2DModel(**recipe.model).to(memory_format=torch.channels_last)
-    scheduler = DDIMScheduler(**recipe.scheduler)
-    run = Run(args.out, unet, unet.parameters(), recipe)
-    crops = Crops(args.data, "train", recipe.crop_size, seed=recipe.seed)
-    lpips = AlexLpips(args.data / "lpips-alex.npz")
-    heldout = heldout_graphics(args.data)[1][::8]
-    heldout, heldout_small = to_tensor(heldout), to_tensor(low_resolution(heldout))
-    random = torch.Generator()
-    while run.step < recipe.steps:
-        random.manual_seed(run.step)
-        pictures = crops.batch(run.step, recipe.batch_size)
-        small = to_tensor(low_resolution(pictures))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            latents = vqvae.encode(to_tensor(pictures)).latents.float()
-        noise = torch.randn(latents.shape, generator=random)
-        timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), generator=random)
+def train_super_resolution(args, config: Configuration) -> None:
+    torch.manual_seed(config.seed)
+    vqvae = VQModel.from_pretrained(config.models["vqvae"]).to(memory_format=torch.channels_last).requires_grad_(False)
+    unet = UNet2DModel(**config.models["unet"]).to(memory_format=torch.channels_last)
+    scheduler = DDIMScheduler(**config.models["scheduler"])
+    run = Run(args.out, unet, unet.parameters(), config)
+    batches = batches_of(config, len(scheduler))
+    lpips = AlexLpips(Path(config.lpips)) if config.lpips else None
+    heldout = heldout_of(config)
+    while run.step < config.steps:
+        batch = tensors(batches.batch(run.step))
+        noise, timesteps = batch["noise"], batch["timestep"]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            latents = vqvae.encode(batch["pixels"]).latents.float()
         noisy = scheduler.add_noise(latents, noise, timesteps)
         target = scheduler.get_velocity(latents, noise, timesteps)
-        with torch.autocast("cpu", torch.bfloat16):
-            prediction = unet(torch.cat([noisy, small], 1), timesteps).sample
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            prediction = unet(torch.cat([noisy, batch["small"]], 1), timesteps).sample
         run.update(F.mse_loss(prediction.float(), target))
-        if run.step % args.log_every == 0 or run.step == recipe.steps:
-            with torch.no_grad():
-                z = torch.randn(heldout_small.shape, generator=random)
-                scheduler.set_timesteps(20)
-                for t in scheduler.timesteps:
-                    z = scheduler.step(run.ema(torch.cat([z, heldout_small], 1), t).sample, t, z).prev_sample
-                y = vqvae.decode(z).sample
-                run.log(heldout_psnr=psnr(y, heldout), heldout_lpips=float(lpips(y, heldout).mean()))
+        if run.step % config.log_every == 0 or run.step == config.steps:
+            run.log()
+        if run.step % config.validate_every == 0 or run.step == config.steps:
+            if heldout is not None:
+                measure_super_resolution(run, vqvae, scheduler, lpips, heldout, config)
             run.save()
+
+
+@torch.no_grad()
+def measure_super_resolution(run, vqvae, scheduler, lpips, heldout, config: Configuration) -> None:
+    small = to_tensor(low_resolution(heldout.permute(0, 2, 3, 1).numpy()))
+    z = torch.randn(small.shape, generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(config.diffusion.sampling_steps)
+    for t in scheduler.timesteps:
+        z = scheduler.step(run.ema(torch.cat([z, small], 1), t).sample, t, z).prev_sample
+    y = vqvae.decode(z).sample
+    run.log(heldout_psnr=psnr(y, heldout), heldout_lpips=float(lpips(y, heldout).mean()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("autoencoder", "decoder", "super-resolution"))
-    parser.add_argument("data", type=Path)
+    parser.add_argument("config", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--vqvae", type=Path, help="folder of the trained first stage")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--log-every", type=int, default=250)
+    parser.add_argument("--set", dest="changes", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--bf16", action="store_true", help="autocast")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    recipe = SuperResolutionRecipe() if args.stage == "super-resolution" else AutoencoderRecipe()
-    given = {name: getattr(args, name) for name in ("steps", "learning_rate") if getattr(args, name) is not None}
-    recipe = dataclasses.replace(recipe, **given)
-    if args.stage == "super-resolution":
-        train_super_resolution(args, recipe)
-    else:
-        train_autoencoder(args, recipe, decoder_only=args.stage == "decoder")
+    config = read_configuration(args.config, args.changes)
+    {"vq": train_autoencoder, "super-resolution": train_super_resolution}[config.task](args, config)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ COMMANDS = {
     "inpaint": "paint the masked part of a picture anew",
     "synthesize": "paint a picture after a map of classes",
     "layout": "paint objects where their boxes are",
+    "train": "train a model on pictures of your own",
+    "evaluate": "measure a trained model on pictures that it has not seen",
     "convert": "turn a CompVis checkpoint or a pipeline's folder into another kind",
     "export": "write a model for deployment: programs, parameters, a manifest",
     "completion": "print what makes a shell complete these commands",
@@ -77,7 +79,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         message = INSTALL if error.name == "paddle" else str(error)
         print(f"ppdiffusers: error: {' '.join(message.split())}", file=sys.stderr)
         return 2
-    except (ValueError, OSError, ImportError, MemoryError, model_zoo.ModelZooError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, FloatingPointError, model_zoo.ModelZooError) as error:
         print(f"ppdiffusers: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Prompts, guidance and classes steer a model that was really trained (scripts/train_toy_text_model.py).
+"""Prompts, guidance and classes steer a model that was really trained (tests/toy_pictures.py says on what).
 
 What a picture shows is measured: by the colour of its coloured pixels and by two moments of their outline.
 """
@@ -8,13 +8,21 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from toy_pictures import PROMPTS, VOCABULARY, Words, draw, write
 
 import ppdiffusers
-from ppdiffusers import ClassEmbedder, DiffusionPipeline, LDMClassConditionalPipeline, LDMTextToImagePipeline
-from scripts import train_toy_text_model as script
-from scripts.train_toy_text_model import PROMPTS, Words, draw
+from ppdiffusers import (
+    BertTokenizer,
+    ClassEmbedder,
+    DiffusionPipeline,
+    LDMClassConditionalPipeline,
+    LDMTextToImagePipeline,
+)
+from ppdiffusers.training.configuration import read_configuration
+from ppdiffusers.training.loop import train
 
 TOY = Path(__file__).parent / "toy"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SEEDS = list(range(12))
 
 
@@ -194,15 +202,26 @@ def test_classes_and_their_guidance_steer_the_same_unet(pipeline):
     assert (names == PROMPTS[2]).mean() < 0.1
 
 
-def test_the_script_that_trained_it(tmp_path, monkeypatch):
-    """Two steps of it make a folder that differs from the toy in nothing but weights."""
-    monkeypatch.setattr(script, "PICTURES", 256)
-    script.main([str(tmp_path / "runs"), str(tmp_path / "out"), "--autoencoder-steps", "2", "--steps", "2"])
-    files = {path.relative_to(TOY) for path in TOY.rglob("*") if path.is_file()}
-    assert files == {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    made = DiffusionPipeline.from_pretrained(tmp_path / "out", tokenizer=Words(script.VOCABULARY))
-    toy = DiffusionPipeline.from_pretrained(TOY)
+def test_the_configurations_that_train_it(tmp_path, monkeypatch):
+    """Two steps of them make a folder that differs from the toy in nothing but weights."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "runs/toy-pictures", 40)
+    small = ["steps=2", "batch_size=8", "validation_pictures=2", "data.workers=0"]
+    for name in ("toy-autoencoder", "toy-text-to-image", "toy-class-conditional"):
+        config = read_configuration(CONFIGS / f"{name}.json", small)
+        given = {"tokenizer": Words(VOCABULARY)} if name == "toy-text-to-image" else None
+        if given:  # without paddlenlp, which would read the vocabulary
+            given["tokenizer"].save_pretrained = BertTokenizer(tmp_path / "runs/toy-pictures/tokenizer").save_pretrained
+        train(config, f"runs/{name}", given)
+    made, toy = Path("runs/toy-text-to-image/model"), DiffusionPipeline.from_pretrained(TOY)
+    pipeline = DiffusionPipeline.from_pretrained(made, tokenizer=Words(VOCABULARY))
     for name in ("bert", "unet", "scheduler"):
-        assert getattr(made, name).config == getattr(toy, name).config
-    assert {**made.vqvae.config, "scaling_factor": 0} == {**toy.vqvae.config, "scaling_factor": 0}
-    assert paint(made, PROMPTS, [0], guidance_scale=4, num_inference_steps=2).shape == (4, 1, 32, 32, 3)
+        assert getattr(pipeline, name).config == getattr(toy, name).config
+    assert {**pipeline.vqvae.config, "scaling_factor": 0} == {**toy.vqvae.config, "scaling_factor": 0}
+    assert pipeline.vqvae.config.scaling_factor != toy.vqvae.config.scaling_factor > 0  # measured
+    assert paint(pipeline, PROMPTS, [0], guidance_scale=4, num_inference_steps=2).shape == (4, 1, 32, 32, 3)
+    classes = DiffusionPipeline.from_pretrained("runs/toy-class-conditional/model")
+    table = ClassEmbedder.from_pretrained(TOY, subfolder="class_embedder")
+    assert classes.class_embedder.config == table.config
+    for name, value in pipeline.unet.state_dict().items():  # only the table has learned
+        assert (value.numpy() == classes.unet.state_dict()[name].numpy()).all()

@@ -1,10 +1,10 @@
-"""Training crops and degradations, in numpy: the same pictures for every framework and every run."""
+"""The pictures that the embedded models are trained on, as scripts/prepare_training_data.py writes them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -38,16 +38,13 @@ def composite(premultiplied: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 
 class Crops:
-    """Random square crops of the prepared pictures; batch `step` is a function of (seed, step) alone.
-
-    That makes a run resumable with no state but the step number, and the same for every framework.
+    """Random square crops of the prepared pictures.
 
     Args:
         folder: output of `scripts/prepare_training_data.py`.
         split: "train" or "heldout".
         size: side of a crop in pixels.
         mix: probability of each source.
-        seed: of every random choice.
     """
 
     def __init__(
@@ -56,12 +53,11 @@ class Crops:
         split: str = "train",
         size: int = 64,
         mix: Optional[Dict[str, float]] = None,
-        seed: int = 0,
     ):
         folder = Path(folder)
         index = json.loads((folder / "index.json").read_text())
         mix = DEFAULT_MIX if mix is None else mix
-        self.size, self.seed = size, seed
+        self.size = size
         self._sources: List[Tuple[np.ndarray, np.ndarray]] = []
         for source in mix:
             rows = np.array([i for i, row in enumerate(index[source]) if row["split"] == split])
@@ -69,12 +65,8 @@ class Crops:
         weights = np.array(list(mix.values()), dtype=np.float64)
         self._weights = weights / weights.sum()
 
-    def batch(self, step: int, batch_size: int) -> np.ndarray:
-        """`[B, size, size, 3]` float32 in [-1, 1]."""
-        random = np.random.default_rng([self.seed, step])
-        return np.stack([self._crop(random) for _ in range(batch_size)])
-
-    def _crop(self, random: np.random.Generator) -> np.ndarray:
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """`[size, size, 3]` float32 in [-1, 1]."""
         pictures, rows = self._sources[random.choice(len(self._sources), p=self._weights)]
         picture = pictures[rows[random.integers(len(rows))]]
         height, width, channels = picture.shape
@@ -121,10 +113,3 @@ def heldout_photographs(folder: Union[str, Path], size: int = 256) -> Tuple[List
     top, left = (pictures.shape[1] - size) // 2, (pictures.shape[2] - size) // 2
     crops = pictures[chosen, top : top + size, left : left + size]
     return [rows[i]["name"] for i in chosen], crops.astype(np.float32) / 127.5 - 1
-
-
-def to_tensor(pictures: np.ndarray) -> Any:
-    """`[B, H, W, C]` to a Paddle tensor `[B, C, H, W]`."""
-    import paddle  # here, so that other frameworks can read the crops without it
-
-    return paddle.to_tensor(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))

@@ -1,0 +1,11 @@
+"""`ppdiffusers train` from a checkout that is not installed: python scripts/train.py CONFIG -o OUT --data FOLDER."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ppdiffusers.cli.main import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
