@@ -39,6 +39,10 @@ class FrozenConfig(Mapping[str, Any]):
         """A copy with these values, which count as given."""
         return FrozenConfig({**self._values, **values}, self._defaults - set(values))
 
+    def _without(self, key: str) -> FrozenConfig:
+        """A copy that lacks this key."""
+        return FrozenConfig({name: value for name, value in self._values.items() if name != key}, self._defaults)
+
     def _given(self) -> Dict[str, Any]:
         """What is no default."""
         return {key: value for key, value in self._values.items() if key not in self._defaults}

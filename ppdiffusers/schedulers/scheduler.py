@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 
 import numpy as np
 
-from ppdiffusers.config import ConfigError, Configurable, PathLike
+from ppdiffusers.config import ConfigError, Configurable, FrozenConfig, PathLike
 from ppdiffusers.outputs import Output
 from ppdiffusers.random import Streams, as_generators, randn_tensor
 from ppdiffusers.schedulers.noise_schedule import make_betas, rescale_to_zero_terminal_snr, spaced_timesteps
@@ -28,8 +28,7 @@ Self = TypeVar("Self", bound="Scheduler")
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
-# The config keys of the latent diffusion family (DDIM, DDPM, PNDM, LMS, Euler, ancestral Euler, multistep
-# DPM-Solver). Each scheduler keeps those of the others, so that swapping there and back loses nothing.
+# The config keys of all schedulers here. Each keeps those of the others, so that swapping there and back loses nothing.
 FAMILY_CONFIG_KEYS = frozenset(
     """
     num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr
@@ -39,11 +38,17 @@ FAMILY_CONFIG_KEYS = frozenset(
     use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_lu_lambdas use_flow_sigmas
     sigma_min sigma_max final_sigmas_type flow_shift use_dynamic_shifting time_shift_type
     solver_order solver_type algorithm_type lower_order_final euler_at_final lambda_min_clipped
+    predict_x0 disable_corrector solver_p shift_terminal original_inference_steps timestep_scaling
     """.split()
 )
 # Keys that say how the model was trained, with the value that every scheduler can do: one that does not
 # have the key refuses another value, where it merely carries the options of other samplers.
 MODEL_CONFIG_KEYS = {"rescale_betas_zero_snr": False, "use_flow_sigmas": False, "timestep_type": "discrete"}
+# Values of one key that name a method of one scheduler and not of its sisters: those take their own default.
+METHODS = {
+    "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver", "deis"),
+    "solver_type": ("midpoint", "heun", "logrho", "bh1", "bh2"),
+}
 
 
 @dataclass
@@ -60,6 +65,45 @@ class SchedulerOutput(Output):
     pred_original_sample: Array | None = None
 
 
+class Table:
+    """An attribute that shows the float64 or int64 numpy array `_name` of a scheduler as a tensor of Paddle.
+
+    The scheduler computes with the array. See `HostTensor` for what the tensor is like.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.array = name, f"_{name}"
+
+    def __get__(self, scheduler: Any, owner: type) -> Any:
+        if scheduler is None:
+            return self
+        array = getattr(scheduler, self.array)
+        source, tensor = scheduler._tensors.get(self.name, (None, None))
+        if source is not array:  # arrays are replaced, never written into
+            from ppdiffusers.schedulers.host_tensor import HostTensor, place_of
+
+            place = place_of(scheduler._device) if self.name == "timesteps" else None
+            tensor = HostTensor(array, "float32" if array.dtype == np.float64 else str(array.dtype), place)
+            scheduler._tensors[self.name] = array, tensor
+        return tensor
+
+    def __set__(self, scheduler: Any, values: Any) -> None:
+        """Takes what is there already, on another device perhaps; of `timesteps` any part, or others."""
+        array = getattr(scheduler, self.array)
+        new = np.asarray(values)
+        if self.name == "timesteps" and scheduler.num_inference_steps and not set(new.tolist()) - set(array.tolist()):
+            scheduler._tensors[self.name] = array, values
+        elif self.name == "timesteps":
+            scheduler.set_timesteps(timesteps=new)
+        elif new.shape == array.shape and np.allclose(new, array, rtol=1e-5):
+            scheduler._tensors[self.name] = array, values
+        else:
+            raise AttributeError(
+                f"{self.name} follow from the config; build another scheduler: "
+                f"{type(scheduler).__name__}.from_config(scheduler.config, trained_betas=...)"
+            )
+
+
 class Scheduler(Configurable):
     """Base of the schedulers: how a trained model's predictions turn noise into a sample.
 
@@ -69,8 +113,8 @@ class Scheduler(Configurable):
     A subclass decorates its constructor with `register_to_config` and calls `_set_noise_schedule` there.
 
     Attributes:
-        betas, alphas, alphas_cumprod: float64 numpy, `[num_train_timesteps]`.
-        timesteps: numpy, from the noisiest down; all of them until `set_timesteps`. int64, but float32
+        betas, alphas, alphas_cumprod: float32, `[num_train_timesteps]`.
+        timesteps: from the noisiest down; all of them until `set_timesteps`. int64, but float32
             where a scheduler goes between the training's timesteps.
         num_inference_steps: None until `set_timesteps`.
         init_noise_sigma: standard deviation of the noise that a run starts from.
@@ -84,10 +128,20 @@ class Scheduler(Configurable):
         "timestep_values": "from the first releases of diffusers; the timesteps follow from timestep_spacing",
     }
 
+    _methods: ClassVar[Mapping[str, Sequence[str]]] = {}  # which of `METHODS` are this scheduler's
+
     order: ClassVar[int] = 1
     init_noise_sigma: float = 1.0
     num_inference_steps: int | None = None
-    timesteps: np.ndarray
+    betas: Any = Table()
+    alphas: Any = Table()
+    alphas_cumprod: Any = Table()
+    timesteps: Any = Table()
+    _betas: np.ndarray
+    _alphas: np.ndarray
+    _alphas_cumprod: np.ndarray
+    _timesteps: np.ndarray
+    _device: Any = None  # of `timesteps`
     _next: int | None = None  # where a run of a scheduler that remembers goes on; None before its first step
 
     def _set_noise_schedule(self) -> None:
@@ -100,17 +154,19 @@ class Scheduler(Configurable):
             self._config = config._updated({"trained_betas": values})
         if config.get("rescale_betas_zero_snr", False):
             betas = rescale_to_zero_terminal_snr(betas)
-        self.betas = betas
-        self.alphas = 1 - betas
-        self.alphas_cumprod = np.cumprod(self.alphas)
-        self.timesteps = np.arange(total, dtype=np.int64)[::-1].copy()
+        self._betas = betas
+        self._alphas = 1 - betas
+        self._alphas_cumprod = np.cumprod(self._alphas)
+        self._timesteps = np.arange(total, dtype=np.int64)[::-1]
+        self._tensors: dict[str, tuple[np.ndarray, Any]] = {}  # what `Table` has made, and of what
 
     @classmethod
     def from_config(cls: type[Self], config: Mapping[str, Any] | PathLike, **overrides: Any) -> Self:
         """Build from a mapping, a JSON file, or another scheduler's `config`; keyword arguments win.
 
         Values that were given to the other scheduler are taken over, its class's own defaults are
-        not. Options of its sampler that this one lacks are kept for the way back.
+        not. Options of its sampler that this one lacks are kept for the way back, but for the names of
+        methods that share a key (`METHODS`): for those of another scheduler this one takes its own default.
 
         Raises:
             ConfigError: a key that no scheduler of the family knows, or a value that says how the model
@@ -121,6 +177,10 @@ class Scheduler(Configurable):
         if "predict_epsilon" in config:  # the first releases' way to say prediction_type
             overrides = {"prediction_type": "epsilon" if config["predict_epsilon"] else "sample", **overrides}
             config = {key: value for key, value in config.items() if key != "predict_epsilon"}
+        for key, methods in METHODS.items():
+            own = cls._methods.get(key, methods)
+            if config.get(key) in methods and config[key] not in own and key not in overrides:
+                config = FrozenConfig(dict(config), getattr(config, "_defaults", ()))._without(key)
         scheduler = super().from_config(config, **overrides)
         for key, common in MODEL_CONFIG_KEYS.items():
             value = scheduler.config.get(key, common)
@@ -160,22 +220,53 @@ class Scheduler(Configurable):
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 
-    def set_timesteps(self, num_inference_steps: int) -> None:
-        """Choose the timesteps of a run of `num_inference_steps` steps, before its first one.
+    @property
+    def num_train_timesteps(self) -> int:
+        """Steps of the training schedule."""
+        return self.config.num_train_timesteps
+
+    @property
+    def compatibles(self) -> list[type[Scheduler]]:
+        """The classes that can be built from this one's config."""
+        import ppdiffusers.schedulers as family
+
+        classes = (getattr(family, name) for name in family.__all__ if name.endswith("Scheduler"))
+        return [cls for cls in classes if cls is not Scheduler]
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[float] | None = None
+    ) -> None:
+        """Choose the timesteps of a run, before its first step, and forget the run before.
+
+        Args:
+            num_inference_steps: how many, spaced as the config says.
+            device: where the tensor `timesteps` is to be; the current device when not given.
+            timesteps: the timesteps themselves, from the noisiest down, instead of a number.
 
         Raises:
             TypeError: not an integer.
-            ValueError: less than one step, or more than the model was trained on; or a first timestep
-                without any signal, where noise is all that an epsilon model could predict.
+            ValueError: both or none of them, less than one step, more than the model was trained on, or
+                timesteps out of order; a first timestep without any signal, where noise is all that an epsilon
+                model could predict.
         """
-        count = self._checked_steps(num_inference_steps)
-        timesteps = spaced_timesteps(self.config.timestep_spacing, len(self), count, self.config.steps_offset)
-        if self.config.prediction_type == "epsilon" and self.alphas_cumprod[timesteps[0]] == 0:
+        self._device = device
+        if timesteps is None:
+            self._begin(self._spaced(self._checked_steps(num_inference_steps)))
+        else:
+            self._begin(self._checked_timesteps(num_inference_steps, timesteps))
+
+    def _spaced(self, count: int) -> np.ndarray:
+        """So many timesteps as the config spaces them."""
+        return spaced_timesteps(self.config.timestep_spacing, len(self), count, self.config.steps_offset)
+
+    def _begin(self, timesteps: np.ndarray) -> None:
+        """Make the schedule of a run with these timesteps."""
+        if self.config.prediction_type == "epsilon" and self._alphas_cumprod[timesteps[0]] == 0:
             raise ValueError(
                 f"timestep {timesteps[0]} has no signal (rescale_betas_zero_snr): x_0 cannot be had from a predicted "
                 "epsilon there; use a v_prediction model, or timestep_spacing 'leading' with fewer steps"
             )
-        self._start_run(count, timesteps)
+        self._start_run(len(timesteps), timesteps)
 
     def _checked_steps(self, num_inference_steps: Any) -> int:
         count = _step_count("num_inference_steps", num_inference_steps)
@@ -185,11 +276,36 @@ class Scheduler(Configurable):
             )
         return count
 
+    def _checked_timesteps(self, num_inference_steps: Any, given: Any) -> np.ndarray:
+        """Timesteps that a caller chose: int64 if all are whole."""
+        timesteps = falling("timesteps", given, num_inference_steps)
+        if timesteps[-1] < 0 or timesteps[0] > len(self) - 1:
+            raise ValueError(
+                f"timesteps from {timesteps[0]:g} to {timesteps[-1]:g} leave the training's, {len(self) - 1} to 0"
+            )
+        if not np.all(timesteps == np.round(timesteps)):
+            raise ValueError(f"timesteps of {type(self).__name__} are whole numbers, not {timesteps.tolist()}")
+        return timesteps.astype(np.int64)
+
     def _start_run(self, count: int, timesteps: np.ndarray) -> None:
-        self.timesteps = timesteps
+        self._timesteps = timesteps
         self.num_inference_steps = count
         self._position = {timestep: index for index, timestep in enumerate(timesteps.tolist())}
         self._next = None
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin the run at `timesteps[begin_index]`; a run may also just begin there, without being told.
+
+        Raises:
+            ValueError: `set_timesteps` was not called, or there is no such place.
+        """
+        if self.num_inference_steps is None or not 0 <= begin_index < len(self._timesteps):
+            raise ValueError(f"begin_index {begin_index} is no place in the timesteps; call set_timesteps first")
+        self._next = int(begin_index)
+
+    def index_for_timestep(self, timestep: Timestep) -> int:
+        """`position`, by diffusers' name."""
+        return self.position(timestep)
 
     def position(self, timestep: Timestep) -> int:
         """Where in `timesteps` a timestep stands: an integer, or an array or tensor that holds one.
@@ -218,9 +334,9 @@ class Scheduler(Configurable):
         if self.num_inference_steps is None or self._next is None:
             return self.position(timestep)
         value = plain_number(timestep)
-        if self._next == len(self.timesteps):
+        if self._next == len(self._timesteps):
             raise ValueError(f"timestep {value} comes after the last step; call set_timesteps before another run")
-        expected = self.timesteps[self._next].item()
+        expected = self._timesteps[self._next].item()
         if value != expected:
             raise ValueError(
                 f"timestep {value} is out of order: the next one is {expected}, and {type(self).__name__} "
@@ -291,7 +407,7 @@ class Scheduler(Configurable):
         """alpha_t and sigma_t, float64, at timesteps `[n]`, arrays of `library`; NaN where there is none."""
         if "int" not in str(timesteps.dtype):
             raise TypeError(f"timesteps are integers, not {timesteps.dtype}")
-        alpha_prod_t = entries(self.alphas_cumprod, timesteps)
+        alpha_prod_t = entries(self._alphas_cumprod, timesteps)
         return library.sqrt(alpha_prod_t), library.sqrt(1 - alpha_prod_t)
 
     def _missing_timestep(self, timestep: Any) -> str:
@@ -415,3 +531,17 @@ def _step_count(name: str, value: Any) -> int:
     if count < 1:
         raise ValueError(f"{name} {count} is less than 1; take at least one")
     return count
+
+
+def falling(name: str, given: Any, num_inference_steps: Any = None) -> np.ndarray:
+    """A list, array or tensor of numbers, each less than the one before, as float64 `[n]`.
+
+    Raises:
+        ValueError: they are something else, or a number of steps was given beside them.
+    """
+    if num_inference_steps is not None:
+        raise ValueError(f"num_inference_steps {num_inference_steps} and {name} were both given; give one of them")
+    values = np.asarray(given, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not np.all(values[1:] < values[:-1]):
+        raise ValueError(f"{name} are numbers, each less than the one before, not {values.tolist()}")
+    return values

@@ -11,7 +11,7 @@ import fake_torch
 import numpy as np
 import paddle
 import pytest
-from slow_schedulers import GROWING, LATENT
+from slow_schedulers import EXPONENTIAL, GROWING, LATENT
 
 import ppdiffusers
 import ppdiffusers.schedulers.scheduler
@@ -25,10 +25,14 @@ NAMES = [
     "LMSDiscreteScheduler",
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
+    "HeunDiscreteScheduler",
+    "LCMScheduler",
+    "DDIMInverseScheduler",
+    *EXPONENTIAL,
 ]
-REMEMBERING = ["PNDMScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler"]
-NOISY = {"DDIMScheduler": {"eta": 1.0}, "DDPMScheduler": {}, "EulerAncestralDiscreteScheduler": {}}
+REMEMBERING = ["PNDMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler", *EXPONENTIAL]
+NOISY = {"DDIMScheduler": {"eta": 1.0}, "DDPMScheduler": {}, "EulerAncestralDiscreteScheduler": {}, "LCMScheduler": {}}
+WITHOUT_ZERO_SNR = ["PNDMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler", "DEISMultistepScheduler"]
 SHAPE = [2, 3, 2, 2]
 
 # As published, with the keys of sister classes that such files carry.
@@ -67,6 +71,41 @@ PUBLISHED = {
         "set_alpha_to_one": False, "skip_prk_steps": True, "solver_order": 2, "solver_type": "midpoint",
         "steps_offset": 1, "thresholding": False, "trained_betas": None, "lambda_min_clipped": float("-inf"),
         "variance_type": None, "use_flow_sigmas": False, "flow_shift": 1.0, "predict_epsilon": False,
+    },
+    "UniPCMultistepScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "disable_corrector": (), "dynamic_thresholding_ratio": 0.995, "final_sigmas_type": "zero",
+        "lower_order_final": True, "num_train_timesteps": 1000, "predict_x0": True, "prediction_type": "epsilon",
+        "sample_max_value": 1.0, "set_alpha_to_one": False, "skip_prk_steps": True, "solver_order": 2, "solver_p": None,
+        "solver_type": "bh2", "steps_offset": 1, "thresholding": False, "timestep_spacing": "linspace",
+        "trained_betas": None, "use_karras_sigmas": False,
+    },
+    "DPMSolverSinglestepScheduler": {
+        "algorithm_type": "dpmsolver++", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "lambda_min_clipped": float("-inf"), "lower_order_final": True, "num_train_timesteps": 1000,
+        "sample_max_value": 1.0, "solver_order": 2, "solver_type": "midpoint", "steps_offset": 1,
+        "thresholding": False, "timestep_spacing": "leading", "trained_betas": None, "variance_type": None,
+    },
+    "DEISMultistepScheduler": {
+        "algorithm_type": "deis", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "lower_order_final": True, "num_train_timesteps": 1000, "solver_order": 2, "solver_type": "logrho",
+        "steps_offset": 1, "thresholding": False, "trained_betas": None, "use_karras_sigmas": False,
+    },
+    "HeunDiscreteScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "interpolation_type": "linear", "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True,
+        "steps_offset": 1, "timestep_spacing": "linspace", "trained_betas": None, "use_karras_sigmas": True,
+    },
+    "LCMScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "clip_sample_range": 1.0, "num_train_timesteps": 1000, "original_inference_steps": 50,
+        "rescale_betas_zero_snr": False, "sample_max_value": 1.0, "set_alpha_to_one": True, "steps_offset": 0,
+        "thresholding": False, "timestep_scaling": 10.0, "timestep_spacing": "leading", "trained_betas": None,
+    },
+    "DDIMInverseScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+        "trained_betas": None,
     },
 }  # fmt: skip
 
@@ -111,7 +150,7 @@ def test_a_swap_takes_what_was_given_and_not_the_defaults(first, second):
     assert target.config == plain.config
     back = getattr(ppdiffusers, first).from_config(target.config)
     assert back.config == source.config
-    given = make(first, timestep_spacing="trailing", steps_offset=1)
+    given = getattr(ppdiffusers, first).from_config({**LATENT, "timestep_spacing": "trailing", "steps_offset": 1})
     target = getattr(ppdiffusers, second).from_config(given.config)
     assert (target.config.timestep_spacing, target.config.steps_offset) == ("trailing", 1)
 
@@ -129,7 +168,7 @@ def test_options_of_a_sampler_survive_a_round_trip_through_one_without_them():
     config = {"use_karras_sigmas": True, "solver_order": 3, "algorithm_type": "sde-dpmsolver++"}
     first = make("DPMSolverMultistepScheduler", **config)
     config = first.config
-    for name in (*NAMES, "DPMSolverMultistepScheduler"):
+    for name in (*[name for name in NAMES if name not in EXPONENTIAL], "DPMSolverMultistepScheduler"):
         scheduler = getattr(ppdiffusers, name).from_config(pickle.loads(pickle.dumps(config)))
         config = scheduler.config
         scheduler.set_timesteps(5)
@@ -140,6 +179,21 @@ def test_options_of_a_sampler_survive_a_round_trip_through_one_without_them():
     assert np.array_equal(ancestral.sigmas, started("EulerAncestralDiscreteScheduler", 5).sigmas)
 
 
+def test_the_name_of_a_method_stays_with_its_scheduler():
+    """`algorithm_type` and `solver_type` mean other things elsewhere: a sister takes its own default."""
+    unipc = make("UniPCMultistepScheduler", solver_type="bh1", solver_order=3)
+    deis = ppdiffusers.DEISMultistepScheduler.from_config(unipc.config)
+    assert (deis.config.solver_type, deis.config.algorithm_type, deis.config.solver_order) == ("logrho", "deis", 3)
+    dpm = ppdiffusers.DPMSolverMultistepScheduler.from_config(dict(deis.config))
+    assert (dpm.config.solver_type, dpm.config.algorithm_type, dpm.config.solver_order) == ("midpoint", "dpmsolver++", 3)
+    single = ppdiffusers.DPMSolverSinglestepScheduler.from_config(make(dpm.__class__.__name__, solver_type="heun").config)
+    assert single.config.solver_type == "heun"  # the same method here
+    with pytest.raises(ValueError, match="solver_type 'bh2'"):
+        ppdiffusers.DEISMultistepScheduler.from_config(deis.config, solver_type="bh2")
+    with pytest.raises(ValueError, match="solver_type 'hun'"):
+        ppdiffusers.DEISMultistepScheduler.from_config({**LATENT, "solver_type": "hun"})
+
+
 def test_trained_betas_survive_a_swap():
     betas = np.linspace(0.01, 0.3, 30, dtype=np.float32)
     first = ppdiffusers.DDPMScheduler(num_train_timesteps=30, trained_betas=betas)
@@ -148,7 +202,7 @@ def test_trained_betas_survive_a_swap():
     assert second.config.timestep_spacing == "linspace"
 
 
-@pytest.mark.parametrize("name", ["PNDMScheduler", "LMSDiscreteScheduler"])
+@pytest.mark.parametrize("name", WITHOUT_ZERO_SNR)
 def test_a_swap_that_would_lose_how_the_model_was_trained_is_an_error(name):
     source = make("DDIMScheduler", rescale_betas_zero_snr=True, prediction_type="v_prediction")
     with pytest.raises(ConfigError, match=f"{name} cannot do rescale_betas_zero_snr True"):
@@ -179,7 +233,19 @@ def test_a_swap_that_would_lose_how_the_model_was_trained_is_an_error(name):
         ("DDPMScheduler", {"variance_type": "small"}, "variance_type 'small'"),
         ("DDPMScheduler", {"thresholding": True, "dynamic_thresholding_ratio": 2}, "dynamic_thresholding_ratio 2"),
         *[(name, {"prediction_type": "v"}, "prediction_type 'v'") for name in NAMES],
-        *[(name, {"timestep_spacing": "even"}, "timestep_spacing 'even'") for name in NAMES],
+        *[(name, {"timestep_spacing": "even"}, "timestep_spacing") for name in NAMES],
+        ("DEISMultistepScheduler", {"solver_order": 4}, "solver_order 4"),
+        ("DEISMultistepScheduler", {"solver_type": "midpoint"}, "solver_type 'midpoint'.*logrho"),
+        ("DEISMultistepScheduler", {"algorithm_type": "dpmsolver"}, "algorithm_type 'dpmsolver'.*deis"),
+        ("DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver"}, "algorithm_type 'sde-dpmsolver'"),
+        ("UniPCMultistepScheduler", {"solver_order": 5}, "solver_order 5"),
+        ("UniPCMultistepScheduler", {"solver_type": "heun"}, "solver_type 'heun'.*bh1, bh2"),
+        ("UniPCMultistepScheduler", {"solver_p": object()}, "solver_p.*not supported"),
+        ("UniPCMultistepScheduler", {"shift_terminal": 0.1}, "shift_terminal.*not supported"),
+        ("UniPCMultistepScheduler", {"sigma_min": 0.1}, "sigma_min 0.1.*use_karras_sigmas"),
+        ("HeunDiscreteScheduler", {"use_karras_sigmas": True, "use_beta_sigmas": True}, "exclude each other"),
+        ("LCMScheduler", {"original_inference_steps": 1001}, "original_inference_steps 1001.*50 as a rule"),
+        ("DDIMInverseScheduler", {"prediction_type": "sample"}, "set set_alpha_to_one=False"),
         *[(name, {"beta_schedule": "laplace"}, "beta_schedule 'laplace'") for name in NAMES],
     ],
 )
@@ -212,9 +278,9 @@ def test_wrong_numbers_of_steps(name, config, steps, message):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_number_of_steps_runs(name):
     for steps in (1, 2, 3, 999):
-        scheduler = started(name, steps)
+        scheduler = started(name, steps, **({"original_inference_steps": 1000} if name == "LCMScheduler" else {}))
         assert scheduler.num_inference_steps == steps
-        assert scheduler.timesteps.dtype in (np.int64, np.float32)
+        assert scheduler.timesteps.dtype in (paddle.int64, paddle.float32)
         if steps < 4:
             assert np.isfinite(walk(scheduler, np.ones(SHAPE, np.float32), scheduler.timesteps)).all()
 
@@ -263,7 +329,7 @@ def test_outputs_by_name_and_tuple(name):
     output = first.step(x, t, x, generator=Generator(0))
     as_tuple = second.step(x, t, x, generator=Generator(0), return_dict=False)
     assert isinstance(as_tuple, tuple) and len(as_tuple) == len(output)
-    assert len(output) == (1 if name in ("PNDMScheduler", "DPMSolverMultistepScheduler") else 2)
+    assert len(output) == (1 if name in ("PNDMScheduler", *EXPONENTIAL) else 2)
     assert np.array_equal(output.prev_sample.numpy(), as_tuple[0].numpy())
 
 
@@ -359,7 +425,7 @@ def test_noise_is_added_as_the_run_goes_on_from_there(name):
     scheduler = make(name)
     x0, noise = np.random.RandomState(0).standard_normal((2, *SHAPE)).astype(np.float32)
     for timesteps in ([3, 999], 500):
-        alphas = scheduler.alphas_cumprod[np.broadcast_to(timesteps, 2)].reshape(2, 1, 1, 1)
+        alphas = scheduler.alphas_cumprod[np.broadcast_to(timesteps, 2)].numpy().reshape(2, 1, 1, 1)
         expected = np.sqrt(alphas) * x0 + np.sqrt(1 - alphas) * noise
         noisy = scheduler.add_noise(x0, noise, timesteps)
         assert noisy.dtype == np.float32
@@ -395,7 +461,7 @@ def test_a_growing_sample_is_scaled_to_variance_one(name):
 def test_continuous_timesteps_tell_sigma():
     config = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
     scheduler = started("EulerDiscreteScheduler", **config)
-    assert np.allclose(np.exp(4 * scheduler.timesteps), scheduler.sigmas[:-1], rtol=1e-5)
+    assert np.allclose(np.exp(4 * scheduler.timesteps.numpy()), scheduler.sigmas[:-1], rtol=1e-5)
     x = np.ones(SHAPE, np.float32)
     assert np.allclose(scheduler.add_noise(x, x, np.log(3.0) / 4), 4)
 
@@ -439,7 +505,7 @@ def test_interleaved_copies_give_what_serial_runs_give(name, config):
             expected.append(expected[1])
     assert all(np.array_equal(ours, serial) for ours, serial in zip(samples, expected))
     assert original.num_inference_steps == 8 and copies[0].config is original.config
-    assert copies[0].alphas_cumprod is original.alphas_cumprod
+    assert copies[0]._alphas_cumprod is original._alphas_cumprod
 
 
 def test_a_users_subclass_survives_being_copied():
