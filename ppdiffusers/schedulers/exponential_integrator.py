@@ -42,12 +42,12 @@ def exponential_moments(h: float, count: int) -> list[float]:
     if abs(h) < 1:  # the recursion loses digits by j! / h^j; the series of the exponential does not
         moments = []
         for j in range(count):
-            term = h / (j + 1)
-            terms = [term]
-            for n in range(1, 20):
+            term = moment = h / (j + 1)
+            n = 1
+            while abs(term) > 1e-17 * abs(moment):
                 term *= -h / (n + j + 1)
-                terms.append(term)
-            moments.append(math.fsum(terms))
+                moment, n = moment + term, n + 1
+            moments.append(moment)
         return moments
     moments = [-math.expm1(-h)]
     for j in range(1, count):
@@ -56,11 +56,20 @@ def exponential_moments(h: float, count: int) -> list[float]:
 
 
 def output_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    """Weights w of outputs at `nodes`: for every polynomial p of lesser degree, sum w_k p(node_k) = sum p_j moments_j."""
-    scale = max(map(abs, nodes)) or 1.0  # powers of numbers up to 1
-    exponents = np.arange(len(nodes))
-    powers = (np.asarray(nodes) / scale) ** exponents[:, None]
-    return np.linalg.solve(powers, np.asarray(moments) / scale**exponents).tolist()
+    """Weights w of outputs at `nodes`: for every polynomial p of lesser degree, sum w_k p(node_k) = sum p_j moments_j.
+
+    Vandermonde's system, by Bjorck's and Pereyra's algorithm (Mathematics of Computation 24, 1970).
+    """
+    weights, count = list(moments), len(nodes)
+    for k in range(count - 1):
+        for i in range(count - 1, k, -1):
+            weights[i] -= nodes[k] * weights[i - 1]
+    for k in range(count - 2, -1, -1):
+        for i in range(k + 1, count):
+            weights[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, count - 1):
+            weights[i] -= weights[i + 1]
+    return weights
 
 
 class ExponentialIntegrator(SigmaScheduler):

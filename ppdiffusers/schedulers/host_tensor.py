@@ -23,9 +23,9 @@ class HostTensor(paddle.Tensor):
     """
 
     def __init__(self, values: np.ndarray, dtype: str, place: Any = None):
+        self._values, self._arguments = values, (dtype, place)
         array = np.asarray(values, dtype)
         super().__init__(array if place is None else paddle.to_tensor(array, place=place))
-        self._values, self._arguments = np.asarray(values), (dtype, place)
 
     def _host(self) -> np.ndarray:
         return super().numpy() if self.inplace_version else self._values
@@ -50,7 +50,7 @@ class HostTensor(paddle.Tensor):
 
     def __getitem__(self, index: Any) -> paddle.Tensor:
         if isinstance(index, (int, np.integer, slice, list, np.ndarray)) and not self.inplace_version:
-            return HostTensor(self._values[index], *self._arguments)
+            return HostTensor(np.asarray(self._values[index]), *self._arguments)
         return super().__getitem__(index)
 
     def __iter__(self) -> Iterator[paddle.Tensor]:

@@ -505,7 +505,7 @@ def slow_run(name, config, steps, begin=0):
 def our_run(name, config, steps, begin=0, library=paddle.to_tensor):
     """As `slow_run`; `begin` is an index of `timesteps`."""
     scheduler = getattr(ppdiffusers, name)(**config)
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(**(steps if isinstance(steps, dict) else {"num_inference_steps": steps}))
     x = library(np.random.RandomState(0).standard_normal(SHAPE).astype(np.float32)) * scheduler.init_noise_sigma
     stream, samples = Generator(1), []
     for t in scheduler.timesteps[begin:]:

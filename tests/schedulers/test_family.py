@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import json
@@ -162,6 +163,15 @@ def test_a_ddim_file_without_a_spacing_gives_euler_its_own(tmp_path):
     assert ppdiffusers.EulerDiscreteScheduler.from_config(ddim.config).config.timestep_spacing == "linspace"
     ddim = ppdiffusers.DDIMScheduler.from_config(ddim.config, timestep_spacing="leading")
     assert ppdiffusers.EulerDiscreteScheduler.from_config(ddim.config).config.timestep_spacing == "leading"
+
+
+def test_copies_and_pickles_have_their_own_tensors():
+    scheduler = started("EulerDiscreteScheduler")
+    _ = scheduler.timesteps, scheduler.sigmas
+    for twin in (scheduler.copy(), copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
+        twin.set_timesteps(3)
+        assert len(twin.timesteps) == 3 and len(twin.sigmas) == 4
+        assert len(scheduler.timesteps) == 6 and len(scheduler.sigmas) == 7
 
 
 def test_options_of_a_sampler_survive_a_round_trip_through_one_without_them():
@@ -464,6 +474,131 @@ def test_continuous_timesteps_tell_sigma():
     assert np.allclose(np.exp(4 * scheduler.timesteps.numpy()), scheduler.sigmas[:-1], rtol=1e-5)
     x = np.ones(SHAPE, np.float32)
     assert np.allclose(scheduler.add_noise(x, x, np.log(3.0) / 4), 4)
+
+
+# Timesteps, sigmas and tables: as tensors, and as the caller gives them.
+
+
+def deduplicated(values):
+    return sorted({float(value) for value in values}, reverse=True)
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, np.array, paddle.to_tensor])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_timesteps_of_a_run_may_be_given(name, wrap):
+    config = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    spaced, given = started(name, **config), make(name, **config)
+    given.set_timesteps(timesteps=wrap(deduplicated(spaced.timesteps)))
+    assert given.num_inference_steps == 6 and given.timesteps.dtype == spaced.timesteps.dtype
+    assert given.timesteps.tolist() == spaced.timesteps.tolist()
+    x = np.random.RandomState(0).standard_normal(SHAPE).astype(np.float32)
+    expected = walk(spaced, x, spaced.timesteps, Generator(0))
+    assert np.allclose(walk(given, x, given.timesteps, Generator(0)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*GROWING, *EXPONENTIAL])
+def test_the_sigmas_of_a_run_may_be_given(name):
+    spaced, given = started(name), make(name)
+    given.set_timesteps(sigmas=deduplicated(spaced.sigmas))
+    assert np.allclose(given.timesteps, spaced.timesteps, atol=0.01)
+    assert given.sigmas.tolist() == spaced.sigmas.tolist()
+    assert given.init_noise_sigma == spaced.init_noise_sigma
+    given.set_timesteps(sigmas=paddle.to_tensor([9.0, 1.0, 0.5]))
+    assert [float(given.sigmas[0]), float(given.sigmas[-1])] == [9.0, 0.5] and given.num_inference_steps == 2
+    x = np.ones(SHAPE, np.float32)
+    assert np.isfinite(walk(given, x, given.timesteps)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("DDIMScheduler", {"num_inference_steps": 3, "timesteps": [5, 3]}, "were both given"),
+        ("DDIMScheduler", {"timesteps": [5, 5]}, r"each less than the one before, not \[5.0, 5.0\]"),
+        ("DDIMScheduler", {"timesteps": []}, "each less than the one before"),
+        ("DDIMScheduler", {"timesteps": [1000, 3]}, "leave the training's, 999 to 0"),
+        ("DDIMScheduler", {"timesteps": [3, -1]}, "leave the training's"),
+        ("DDIMScheduler", {"timesteps": [3.5, 1]}, "are whole numbers"),
+        ("EulerDiscreteScheduler", {"timesteps": [1000.5, 3]}, "leave the training's, 999 to 0"),
+        ("EulerDiscreteScheduler", {"timesteps": [3], "sigmas": [3, 0]}, "timesteps and sigmas were both given"),
+        ("EulerDiscreteScheduler", {"num_inference_steps": 3, "sigmas": [3, 0]}, "sigmas were both given"),
+        ("EulerDiscreteScheduler", {"sigmas": [3]}, "at least two numbers, the last 0 or more"),
+        ("EulerDiscreteScheduler", {"sigmas": [3, -1]}, "the last 0 or more"),
+        ("EulerDiscreteScheduler", {"sigmas": [300, 0]}, "leave those of the training timesteps"),
+        ("LCMScheduler", {"num_inference_steps": 51}, "more than the 50 that original_inference_steps"),
+        ("LCMScheduler", {"num_inference_steps": 4, "strength": 1.5}, "strength 1.5"),
+        ("LCMScheduler", {"num_inference_steps": 4, "original_inference_steps": 0}, "original_inference_steps 0"),
+    ],
+)
+def test_wrong_timesteps_and_sigmas(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(name).set_timesteps(**options)
+
+
+def test_given_timesteps_exclude_a_spacing_of_sigmas():
+    with pytest.raises(ValueError, match="use_karras_sigmas asks for others"):
+        make("EulerDiscreteScheduler", use_karras_sigmas=True).set_timesteps(timesteps=[5, 3])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timesteps_and_tables_are_tensors_and_numpy_takes_them_too(name):
+    scheduler = make(name)
+    for device in (None, "cpu", paddle.CPUPlace(), "cuda" if not paddle.is_compiled_with_cuda() else "gpu"):
+        scheduler.set_timesteps(6, device=device)
+        assert isinstance(scheduler.timesteps, paddle.Tensor) and isinstance(scheduler.alphas_cumprod, paddle.Tensor)
+    t = scheduler.timesteps[1]
+    assert isinstance(t, paddle.Tensor) and t.shape == [] and [t.item()] == scheduler.timesteps[1:2].tolist()
+    assert [int(t) for t in scheduler.timesteps] == scheduler.timesteps.cast("int64").tolist()
+    assert t.expand([2]).cast("float32").tolist() == [float(t)] * 2
+    assert f"{t}" == str(t.item()) and f"{scheduler.alphas_cumprod[3]:.3f}" == f"{scheduler._alphas_cumprod[3]:.3f}"
+    chosen = scheduler.alphas_cumprod[paddle.to_tensor([3, 999])]
+    assert chosen.dtype == paddle.float32 == scheduler.betas.dtype == scheduler.alphas.dtype
+    assert np.allclose(chosen.numpy(), scheduler._alphas_cumprod[[3, 999]], rtol=1e-6)
+    assert float(scheduler.alphas_cumprod[999]) == scheduler._alphas_cumprod[999]
+    array = np.ones([2, 2], np.float32) * scheduler.alphas_cumprod[3]  # numpy's beside numpy, Paddle's beside Paddle
+    assert type(array) is np.ndarray and array.dtype == np.float32
+    assert isinstance(paddle.ones([2, 2]) * scheduler.alphas_cumprod[3], paddle.Tensor)
+    assert np.allclose(np.sqrt(scheduler.alphas_cumprod), np.sqrt(scheduler._alphas_cumprod), rtol=1e-6)
+    if hasattr(scheduler, "sigmas"):
+        assert scheduler.sigmas.dtype == paddle.float32 and len(scheduler.sigmas) == len(scheduler.timesteps) + 1
+
+
+def test_a_tensor_that_was_written_into_is_read_from_where_it_is():
+    timesteps = started("DDIMScheduler").timesteps
+    timesteps[0] = 7
+    assert (timesteps[0].item(), int(timesteps[0]), timesteps.tolist()[0], timesteps.numpy()[0]) == (7, 7, 7, 7)
+    assert [int(t) for t in timesteps][0] == 7 and timesteps[:2].tolist()[0] == 7
+
+
+def test_what_may_be_assigned():
+    scheduler = started("EulerDiscreteScheduler", 10)
+    scheduler.timesteps = scheduler.timesteps[4:]  # image to image: the schedule stays
+    assert len(scheduler.timesteps) == 6 and scheduler.position(scheduler.timesteps[0]) == 4
+    x = np.ones(SHAPE, np.float32)
+    expected = walk(started("EulerDiscreteScheduler", 10), x, started("EulerDiscreteScheduler", 10).timesteps[4:])
+    assert np.array_equal(walk(scheduler, x, scheduler.timesteps), expected)
+    scheduler.timesteps = [500, 20]
+    assert scheduler.num_inference_steps == 2 and scheduler.timesteps.tolist() == [500, 20]
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.cpu()
+    with pytest.raises(AttributeError, match="from_config.*trained_betas"):
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod * 0.5
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_run_may_be_told_where_it_begins(name):
+    config = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    scheduler, x = started(name, **config), np.ones(SHAPE, np.float32)
+    scheduler.set_begin_index(4)
+    with pytest.raises(ValueError, match="is out of order"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+    assert np.isfinite(walk(scheduler, x, scheduler.timesteps[4:])).all()
+    with pytest.raises(ValueError, match="begin_index 99"):
+        scheduler.set_begin_index(99)
+
+
+def test_small_questions_that_diffusers_schedulers_answer():
+    scheduler = started("DDIMScheduler")
+    assert scheduler.num_train_timesteps == 1000 and scheduler.index_for_timestep(scheduler.timesteps[2]) == 2
+    assert {cls.__name__ for cls in scheduler.compatibles} == set(NAMES)
 
 
 # Several runs at once.
