@@ -8,8 +8,13 @@ ROOT = Path(__file__).parent
 VERSION = {}
 exec((ROOT / "ppdiffusers" / "version.py").read_text(), VERSION)
 
-# paddlenlp 2.8.1 imports names that newer releases of these two have dropped.
-TEXT = ["paddlenlp>=2.8.1,<3", "huggingface_hub<0.26", "aistudio-sdk<0.3"]
+# Text needs none of this: it is for who brings a tokenizer of paddlenlp. 2.8.1, the newest, imports names that newer
+# releases of two packages have dropped; one of its own has no release for Python 3.13, and its NumPy 1 is too old for
+# a newer pyarrow.
+TEXT = [
+    f'{requirement}; python_version < "3.13"'
+    for requirement in ("paddlenlp>=2.8.1,<3", "huggingface_hub<0.26", "aistudio-sdk<0.3", "pyarrow<22")
+]
 
 setup(
     name="paddle-latent-diffusion",
@@ -30,6 +35,7 @@ setup(
         "pillow>=10.1",
         "requests>=2.25",
         "safetensors>=0.4",
+        "tokenizers>=0.15",
         "tqdm>=4.60",
         "urllib3>=1.26",
     ],
