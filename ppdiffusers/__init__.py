@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ppdiffusers.checkpoints import CheckpointError
     from ppdiffusers.config import ConfigError
     from ppdiffusers.conversion import convert
+    from ppdiffusers.image_processor import VaeImageProcessor
     from ppdiffusers.images import ImageError, open_image
     from ppdiffusers.inference import compile_model
     from ppdiffusers.layout import LayoutBox
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
         UNet2DModel,
         VQModel,
     )
+    from ppdiffusers.optimization import get_scheduler
     from ppdiffusers.pipelines import (
+        DDIMPipeline,
+        DDPMPipeline,
         DiffusionPipeline,
         ImagePipelineOutput,
         LDMClassConditionalPipeline,
@@ -36,7 +40,9 @@ if TYPE_CHECKING:
         LDMSemanticSynthesisPipeline,
         LDMSuperResolutionPipeline,
         LDMTextToImagePipeline,
+        PNDMPipeline,
     )
+    from ppdiffusers.pipelines.latent_diffusion import LDMBertConfig
     from ppdiffusers.random import Generator
     from ppdiffusers.schedulers import (
         DDIMInverseScheduler,
@@ -55,6 +61,8 @@ if TYPE_CHECKING:
     )
     from ppdiffusers.threads import get_num_threads, set_num_threads
     from ppdiffusers.tokenizer import BertTokenizer
+    from ppdiffusers.training_utils import EMAModel
+    from ppdiffusers.utils import load_image
 
 _HOMES = {
     "AutoencoderKL": "models",
@@ -63,12 +71,15 @@ _HOMES = {
     "ClassEmbedder": "models",
     "ConfigError": "config",
     "DDIMInverseScheduler": "schedulers",
+    "DDIMPipeline": "pipelines",
     "DDIMScheduler": "schedulers",
+    "DDPMPipeline": "pipelines",
     "DDPMScheduler": "schedulers",
     "DEISMultistepScheduler": "schedulers",
     "DPMSolverMultistepScheduler": "schedulers",
     "DPMSolverSinglestepScheduler": "schedulers",
     "DiffusionPipeline": "pipelines",
+    "EMAModel": "training_utils",
     "EulerAncestralDiscreteScheduler": "schedulers",
     "EulerDiscreteScheduler": "schedulers",
     "Generator": "random",
@@ -76,6 +87,7 @@ _HOMES = {
     "ImageError": "images",
     "ImagePipelineOutput": "pipelines",
     "LCMScheduler": "schedulers",
+    "LDMBertConfig": "pipelines.latent_diffusion",
     "LDMBertModel": "models",
     "LDMClassConditionalPipeline": "pipelines",
     "LDMInpaintPipeline": "pipelines",
@@ -86,15 +98,19 @@ _HOMES = {
     "LDMTextToImagePipeline": "pipelines",
     "LMSDiscreteScheduler": "schedulers",
     "LayoutBox": "layout",
+    "PNDMPipeline": "pipelines",
     "PNDMScheduler": "schedulers",
     "SpatialRescaler": "models",
     "UNet2DConditionModel": "models",
     "UNet2DModel": "models",
     "UniPCMultistepScheduler": "schedulers",
     "VQModel": "models",
+    "VaeImageProcessor": "image_processor",
     "compile_model": "inference",
     "convert": "conversion",
     "get_num_threads": "threads",
+    "get_scheduler": "optimization",
+    "load_image": "utils",
     "open_image": "images",
     "set_num_threads": "threads",
 }
@@ -106,12 +122,15 @@ __all__ = [
     "ClassEmbedder",
     "ConfigError",
     "DDIMInverseScheduler",
+    "DDIMPipeline",
     "DDIMScheduler",
+    "DDPMPipeline",
     "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
     "DiffusionPipeline",
+    "EMAModel",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "Generator",
@@ -119,6 +138,7 @@ __all__ = [
     "ImageError",
     "ImagePipelineOutput",
     "LCMScheduler",
+    "LDMBertConfig",
     "LDMBertModel",
     "LDMClassConditionalPipeline",
     "LDMInpaintPipeline",
@@ -129,16 +149,20 @@ __all__ = [
     "LDMTextToImagePipeline",
     "LMSDiscreteScheduler",
     "LayoutBox",
+    "PNDMPipeline",
     "PNDMScheduler",
     "SpatialRescaler",
     "UNet2DConditionModel",
     "UNet2DModel",
     "UniPCMultistepScheduler",
     "VQModel",
+    "VaeImageProcessor",
     "__version__",
     "compile_model",
     "convert",
     "get_num_threads",
+    "get_scheduler",
+    "load_image",
     "open_image",
     "set_num_threads",
 ]

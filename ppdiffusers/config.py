@@ -83,17 +83,22 @@ def _freeze(value: Any) -> Any:
 
 
 def register_to_config(init):
-    """Decorator of a `Configurable.__init__`: its arguments, defaults included, become `self.config`."""
+    """Decorator of a `Configurable.__init__`: its arguments, defaults included, become `self.config`.
+
+    A `FrozenConfig` in their place stands for what it holds.
+    """
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def wrapper(self, *args, **kwargs):
+        if len(args) == 1 and isinstance(args[0], FrozenConfig):  # LDMBertModel(config)
+            args, kwargs = (), {**args[0]._given(), **kwargs}
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
             unknown = [key for key in kwargs if key not in signature.parameters]
             if unknown:
-                raise _unknown_keys(type(self), unknown, f"{type(self).__name__}(...)") from None
+                raise unknown_keys(type(self), unknown, f"{type(self).__name__}(...)") from None
             raise
         given = set(bound.arguments)
         bound.apply_defaults()
@@ -156,7 +161,7 @@ class Configurable:
             else:
                 unknown.append(key)
         if unknown:
-            raise _unknown_keys(cls, unknown, source)
+            raise unknown_keys(cls, unknown, source)
         instance = cls(**known)
         if carried:
             object.__setattr__(instance, "_config", instance._config._updated(carried))
@@ -176,7 +181,7 @@ class Configurable:
         return file
 
 
-def _unknown_keys(cls: type, unknown: list, source: str) -> ConfigError:
+def unknown_keys(cls: type, unknown: list, source: str) -> ConfigError:
     keys = cls.config_keys()  # type: ignore[attr-defined]
     hints = []
     for key in unknown:

@@ -17,7 +17,13 @@ CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 FILES = (VOCABULARY, FAST_TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
-SPECIAL = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+SPECIAL = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
 OPTIONS = {
     "do_lower_case": True,
     "tokenize_chinese_chars": True,
@@ -54,8 +60,8 @@ class BertTokenizer:
             hold the other `FILES`.
         do_lower_case: whether letters are made small, and stripped of accents.
         options: the other `OPTIONS`, instead of the folder's: `tokenize_chinese_chars` (each of them is a word),
-            `strip_accents` (None: as do_lower_case), `split_symbols` (True for the numbers of paddlenlp), names of special
-            tokens; and `model_max_length`.
+            `strip_accents` (None: as do_lower_case), `split_symbols` (True for the numbers of paddlenlp), names of
+            special tokens; and `model_max_length`.
 
     Raises:
         ConfigError: no vocabulary, one without the special tokens, a broken file, or an unknown option.
@@ -85,7 +91,9 @@ class BertTokenizer:
         given = {"do_lower_case": do_lower_case, **options}
         unknown = [name for name in given if name not in OPTIONS and name not in ("model_max_length", "max_len")]
         if unknown:
-            raise ConfigError(f"BertTokenizer does not know {', '.join(map(repr, unknown))}; it takes {', '.join(OPTIONS)}")
+            raise ConfigError(
+                f"BertTokenizer does not know {', '.join(map(repr, unknown))}; it takes {', '.join(OPTIONS)}"
+            )
         given = {name: value for name, value in given.items() if value is not None}
         if given:
             config = {**self._read(path, CONFIG), **given}
@@ -98,7 +106,9 @@ class BertTokenizer:
         for name in SPECIAL:
             setattr(self, name, self._options[name])
             setattr(self, f"{name}_id", self.vocab.get(self._options[name]))
-        missing = [self._options[name] for name in SPECIAL if name != "mask_token" and self._options[name] not in self.vocab]
+        missing = [
+            self._options[name] for name in SPECIAL if name != "mask_token" and self._options[name] not in self.vocab
+        ]
         if missing:
             raise ConfigError(
                 f"the vocabulary of {path} lacks {', '.join(missing)}; is it BERT's? "

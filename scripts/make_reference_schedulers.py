@@ -11,8 +11,8 @@ every step). The model is 0.3 x + 0.1 sin(t / 100); the initial noise and, where
 noise are float32 `numpy.random.RandomState(0).standard_normal`, drawn in that order.
 
 golden_family.npz holds the other schedulers' `cases`, a JSON list of {name, scheduler, config, steps, begin}
-(steps: a number, or other arguments of `set_timesteps`), and for each `<name>.timesteps`, `<name>.samples` (of the first image, `[calls, 2, 2, 3]`) and, where the
-scheduler has them, `<name>.sigmas`. The model is the same, on the scaled sample (a learned variance is
+(steps: a number, or other arguments of `set_timesteps`), and for each `<name>.timesteps`, `<name>.samples`
+(of the first image, `[calls, 2, 2, 3]`) and, where the scheduler has them, `<name>.sigmas`. The model is the same, on the scaled sample (a learned variance is
 0.05 + 0.04 sin(x)); the run starts at index `begin` of the timesteps, from the first draw above,
 `[2, 2, 2, 3]`, times init_noise_sigma, and each step draws from a torch generator of seed 1.
 

@@ -15,7 +15,14 @@ WORDS = (
 KINDS = {
     "ascii": [(0x20, 0x7E)],
     "latin": [(0xC0, 0x17F), (0x1E00, 0x1EFF)],
-    "greek and cyrillic": [(0x370, 0x377), (0x37A, 0x37F), (0x384, 0x38A), (0x38E, 0x3A1), (0x3A3, 0x3FF), (0x400, 0x4FF)],
+    "greek and cyrillic": [
+        (0x370, 0x377),
+        (0x37A, 0x37F),
+        (0x384, 0x38A),
+        (0x38E, 0x3A1),
+        (0x3A3, 0x3FF),
+        (0x400, 0x4FF),
+    ],
     "marks": [(0x300, 0x36F)],
     "chinese": [(0x4E00, 0x4F00), (0x9F00, 0x9FCC), (0x3400, 0x3410), (0x20000, 0x20010), (0xF900, 0xF910)],
     "kana and hangul": [(0x3041, 0x3096), (0x3099, 0x30FF), (0xAC00, 0xAC40), (0x1100, 0x1112)],
@@ -85,7 +92,9 @@ def has_special_token(text: str) -> bool:
 
 def has_symbol(text: str) -> bool:
     """paddlenlp takes each for a word of its own, transformers does not."""
-    return any(unicodedata.category(character)[0] == "S" or ord(character) in MORE_SYMBOLS for character in text + text.lower())
+    return any(
+        unicodedata.category(character)[0] == "S" or ord(character) in MORE_SYMBOLS for character in text + text.lower()
+    )
 
 
 MORE_SYMBOLS = (173, 178, 186, 12295, 181, 216, 331, 433)

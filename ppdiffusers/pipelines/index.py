@@ -38,6 +38,8 @@ _COMPONENTS = {
     "UniPCMultistepScheduler": "ppdiffusers.schedulers",
 }
 PIPELINES = {
+    "DDIMPipeline": "ppdiffusers.pipelines.pixels",
+    "DDPMPipeline": "ppdiffusers.pipelines.pixels",
     "LDMClassConditionalPipeline": "ppdiffusers.pipelines.class_conditional",
     "LDMInpaintPipeline": "ppdiffusers.pipelines.inpaint",
     "LDMLayoutToImagePipeline": "ppdiffusers.pipelines.layout_to_image",
@@ -45,6 +47,7 @@ PIPELINES = {
     "LDMSemanticSynthesisPipeline": "ppdiffusers.pipelines.semantic_synthesis",
     "LDMSuperResolutionPipeline": "ppdiffusers.pipelines.super_resolution",
     "LDMTextToImagePipeline": "ppdiffusers.pipelines.text_to_image",
+    "PNDMPipeline": "ppdiffusers.pipelines.pixels",
 }
 
 

@@ -27,6 +27,7 @@ class Run:
 
     Args:
         batches: how often the run will `denoise`.
+        step_options: further arguments of the scheduler's `step`; those that it does not have are left out.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Run:
         eta: float = 0.0,
         callback: Optional[StepCallback] = None,
         batches: int = 1,
+        step_options: Optional[Dict[str, Any]] = None,
     ):
         self.pipeline, self.callback = pipeline, callback
         self.scheduler = pipeline.scheduler.copy()
@@ -43,7 +45,7 @@ class Run:
         self._step_options = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in self._step_options:
             warnings.warn(f"{type(self.scheduler).__name__} has no eta: {eta} is ignored", stacklevel=4)
-        self.eta = eta
+        self._given = {**(step_options or {}), "eta": eta}
         self.finished, self.total = 0, batches * len(self.scheduler.timesteps)  # some schedulers take extra steps
         self._bar = pipeline._progress_bar(self.total)
         self._timestep = 0.0
@@ -59,7 +61,7 @@ class Run:
         timesteps = scheduler.timesteps.tolist()
         use_threads()
         unet = self.pipeline._denoiser(noise.shape, len(timesteps))
-        given = {"eta": self.eta, "generator": generator}
+        given = {**self._given, "generator": generator}
         options = {name: value for name, value in given.items() if name in self._step_options}
 
         latents = noise * scheduler.init_noise_sigma

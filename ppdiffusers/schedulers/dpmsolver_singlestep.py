@@ -92,7 +92,9 @@ class DPMSolverSinglestepScheduler(ExponentialIntegrator):
         if not rest:  # a whole group less, so that the last step is one of its own
             groups, rest = groups - 1, size
         whole = [*range(1, size + 1)] * groups
-        self._orders = [*whole, *range(1, rest), 1] if rest == size or final_sigma == 0 else [*whole, *range(1, rest + 1)]
+        self._orders = (
+            [*whole, *range(1, rest), 1] if rest == size or final_sigma == 0 else [*whole, *range(1, rest + 1)]
+        )
 
     def _advance(self, sample: Array, index: int, converted: Array, noise: Array | None) -> Array:
         order = min(self._orders[index], len(self._outputs) + 1)  # a run may begin within a group

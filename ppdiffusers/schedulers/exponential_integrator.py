@@ -202,7 +202,10 @@ class ExponentialIntegrator(SigmaScheduler):
             scale, exponent = alpha_t, drift * h
         else:
             x_t = alpha_t / alpha_s * sample
-            scale, exponent = drift * sigma_t, -h  # of epsilon the integral of h e^{h (1 - u)} u^j, by the moments of -h
+            scale, exponent = (
+                drift * sigma_t,
+                -h,
+            )  # of epsilon the integral of h e^{h (1 - u)} u^j, by the moments of -h
         if h == math.inf:  # one output: of epsilon sigma_t e^h is left, which is finite
             weights = [scale if self._predicts_x0 else -drift * alpha_t * sigma]
         else:

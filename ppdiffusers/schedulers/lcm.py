@@ -44,7 +44,7 @@ class LCMSchedulerOutput(Output):
 
 
 def boundary_scalings(timestep: float, timestep_scaling: float) -> tuple[float, float]:
-    """(c_skip, c_out) of the consistency function, which is the identity at timestep 0 (arXiv 2310.04378, section 3)."""
+    """(c_skip, c_out) of the consistency function, the identity at timestep 0 (arXiv 2310.04378, section 3)."""
     scaled = timestep * timestep_scaling
     return SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2), scaled / math.hypot(scaled, SIGMA_DATA)
 
@@ -131,7 +131,9 @@ class LCMScheduler(Scheduler):
             TypeError: not an integer.
             ValueError: both or none of number and timesteps, or a number out of range.
         """
-        original = self.config.original_inference_steps if original_inference_steps is None else original_inference_steps
+        original = (
+            self.config.original_inference_steps if original_inference_steps is None else original_inference_steps
+        )
         self._choices = self._distilled(original, strength)
         if timesteps is not None:
             timesteps = self._checked_timesteps(num_inference_steps, timesteps)

@@ -8,6 +8,7 @@ import operator
 import types
 from collections.abc import Mapping, MutableMapping, MutableSequence, MutableSet, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 
@@ -220,18 +221,21 @@ class Scheduler(Configurable):
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 
-    @property
-    def num_train_timesteps(self) -> int:
-        """Steps of the training schedule."""
-        return self.config.num_train_timesteps
+    def __getattr__(self, name: str) -> Any:
+        """Options by their names, as in releases of diffusers before there was `config`."""
+        if not name.startswith("_") and name in self._config:
+            return self._config[name]
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     @property
     def compatibles(self) -> list[type[Scheduler]]:
         """The classes that can be built from this one's config."""
         import ppdiffusers.schedulers as family
 
-        classes = (getattr(family, name) for name in family.__all__ if name.endswith("Scheduler"))
-        return [cls for cls in classes if cls is not Scheduler]
+        classes = (
+            getattr(family, name) for name in family.__all__ if name.endswith("Scheduler") and name != "Scheduler"
+        )
+        return list(classes)
 
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[float] | None = None
@@ -412,6 +416,25 @@ class Scheduler(Configurable):
 
     def _missing_timestep(self, timestep: Any) -> str:
         return f"timestep {timestep} is not in 0 ... {len(self) - 1}"
+
+
+SchedulerMixin = Scheduler  # diffusers' name
+
+
+class KarrasDiffusionSchedulers(Enum):
+    """Names by which diffusers' pipelines say what schedulers they take."""
+
+    DDIMScheduler = 1
+    DDPMScheduler = 2
+    PNDMScheduler = 3
+    LMSDiscreteScheduler = 4
+    EulerDiscreteScheduler = 5
+    HeunDiscreteScheduler = 6
+    EulerAncestralDiscreteScheduler = 7
+    DPMSolverMultistepScheduler = 8
+    DPMSolverSinglestepScheduler = 9
+    UniPCMultistepScheduler = 13
+    DEISMultistepScheduler = 14
 
 
 def sigma_to_alpha_sigma_t(sigma: float) -> tuple[float, float]:

@@ -292,7 +292,10 @@ def slow_heun(config, steps, x, noises, begin):
 
 
 def slow_lcm(config, steps, x, noises, begin):
-    alphas, samples = slow_alphas({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, **config}), []
+    alphas, samples = (
+        slow_alphas({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, **config}),
+        [],
+    )
     original = config.get("original_inference_steps", 50)
     distilled = [(k + 1) * (len(alphas) // original) - 1 for k in range(original)][::-1]
     timesteps = [distilled[i * original // steps] for i in range(steps)]
@@ -379,7 +382,9 @@ def slow_dpm(config, steps, x, noises, begin):
     samples, past = [], []
     for i in range(begin, steps):
         s, t = sigmas[i], sigmas[i + 1]
-        past = [(-math.log(s), slow_converted(config, x, s, timesteps[i], data)), *past][: config.get("solver_order", 2)]
+        past = [(-math.log(s), slow_converted(config, x, s, timesteps[i], data)), *past][
+            : config.get("solver_order", 2)
+        ]
         noise = next(noises) if noisy else 0.0
         x = slow_integral(x, s, t, past[: slow_order(config, steps, i, t)], data, noisy, noise, midpoint)
         samples.append(x)
@@ -392,7 +397,9 @@ def slow_deis(config, steps, x, noises, begin):
     samples, past = [], []
     for i in range(begin, steps):
         s, t = sigmas[i], sigmas[i + 1]
-        past = [(math.log(s), slow_converted(config, x, s, timesteps[i], False)), *past][: config.get("solver_order", 2)]
+        past = [(math.log(s), slow_converted(config, x, s, timesteps[i], False)), *past][
+            : config.get("solver_order", 2)
+        ]
         used = past[: slow_order(config, steps, i, t)]
         integral = 0.0
         for low, high in zip(np.geomspace(s, t, 9), np.geomspace(s, t, 9)[1:]):
@@ -431,7 +438,7 @@ def slow_singlestep(config, steps, x, noises, begin):
 
 
 def slow_unipc(config, steps, x, noises, begin):
-    """Algorithms 5 to 8 of arXiv 2302.04867, with the linear systems of its theorem and the phi-functions' integrals."""
+    """Algorithms 5 to 8 of arXiv 2302.04867, with its linear systems, and the phi-functions by quadrature."""
     timesteps, sigmas = slow_sigmas("UniPCMultistepScheduler", config, steps)
     data, highest = config.get("predict_x0", True), config.get("solver_order", 2)
     samples, past, last = [], [], None  # past: pairs of place and value, newest first

@@ -129,9 +129,7 @@ def test_options(name, config, steps):
     assert_follows_paper(name, {**LATENT, **config}, steps)
 
 
-@pytest.mark.parametrize(
-    "name", [DDPM, EULER, ANCESTRAL, LMS, DPM, PNDM, SINGLE, DEIS, UNIPC, HEUN, LCM, INVERSE]
-)
+@pytest.mark.parametrize("name", [DDPM, EULER, ANCESTRAL, LMS, DPM, PNDM, SINGLE, DEIS, UNIPC, HEUN, LCM, INVERSE])
 @pytest.mark.parametrize("begin", [1, 2, 3, 7, 19])
 def test_a_run_may_begin_in_the_middle(name, begin):
     if name == PNDM:  # whether the doubled timestep is met once or twice

@@ -134,7 +134,11 @@ def errors(name, config, stop=None, number_of_steps=STEPS):
             for order, solver in ((1, "midpoint"), (2, "midpoint"), (2, "heun"), (3, "midpoint"))
         ],
         *[
-            (UNIPC, {**SIGMA_MIN, "predict_x0": data, "solver_type": solver, "solver_order": order, **KARRAS}, order + 0.8)
+            (
+                UNIPC,
+                {**SIGMA_MIN, "predict_x0": data, "solver_type": solver, "solver_order": order, **KARRAS},
+                order + 0.8,
+            )
             for data in (True, False)
             for order, solver in ((1, "bh2"), (2, "bh1"), (3, "bh2"))
         ],

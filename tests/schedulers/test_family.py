@@ -195,8 +195,14 @@ def test_the_name_of_a_method_stays_with_its_scheduler():
     deis = ppdiffusers.DEISMultistepScheduler.from_config(unipc.config)
     assert (deis.config.solver_type, deis.config.algorithm_type, deis.config.solver_order) == ("logrho", "deis", 3)
     dpm = ppdiffusers.DPMSolverMultistepScheduler.from_config(dict(deis.config))
-    assert (dpm.config.solver_type, dpm.config.algorithm_type, dpm.config.solver_order) == ("midpoint", "dpmsolver++", 3)
-    single = ppdiffusers.DPMSolverSinglestepScheduler.from_config(make(dpm.__class__.__name__, solver_type="heun").config)
+    assert (dpm.config.solver_type, dpm.config.algorithm_type, dpm.config.solver_order) == (
+        "midpoint",
+        "dpmsolver++",
+        3,
+    )
+    single = ppdiffusers.DPMSolverSinglestepScheduler.from_config(
+        make(dpm.__class__.__name__, solver_type="heun").config
+    )
     assert single.config.solver_type == "heun"  # the same method here
     with pytest.raises(ValueError, match="solver_type 'bh2'"):
         ppdiffusers.DEISMultistepScheduler.from_config(deis.config, solver_type="bh2")
