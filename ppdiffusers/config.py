@@ -92,7 +92,7 @@ def register_to_config(init):
     @functools.wraps(init)
     def wrapper(self, *args, **kwargs):
         if len(args) == 1 and isinstance(args[0], FrozenConfig):  # LDMBertModel(config)
-            args, kwargs = (), {**args[0]._given(), **kwargs}
+            return wrapper(self, **{**args[0]._given(), **kwargs})
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:

@@ -135,7 +135,7 @@ class VaeImageProcessor(Configurable):
         Raises:
             ValueError: something else.
         """
-        several = list(image) if isinstance(image, (list, tuple)) else [image]
+        several: List[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
         first = several[0] if several else None
         if not isinstance(first, (Image.Image, np.ndarray, paddle.Tensor)) or any(
             isinstance(one, Image.Image) != isinstance(first, Image.Image) for one in several

@@ -12,9 +12,10 @@ noise are float32 `numpy.random.RandomState(0).standard_normal`, drawn in that o
 
 golden_family.npz holds the other schedulers' `cases`, a JSON list of {name, scheduler, config, steps, begin}
 (steps: a number, or other arguments of `set_timesteps`), and for each `<name>.timesteps`, `<name>.samples`
-(of the first image, `[calls, 2, 2, 3]`) and, where the scheduler has them, `<name>.sigmas`. The model is the same, on the scaled sample (a learned variance is
-0.05 + 0.04 sin(x)); the run starts at index `begin` of the timesteps, from the first draw above,
-`[2, 2, 2, 3]`, times init_noise_sigma, and each step draws from a torch generator of seed 1.
+(of the first image, `[calls, 2, 2, 3]`) and, where the scheduler has them, `<name>.sigmas`. The model is the
+same, on the scaled sample (a learned variance is 0.05 + 0.04 sin(x)); the run starts at index `begin` of the
+timesteps, from the first draw above, `[2, 2, 2, 3]`, times init_noise_sigma, and each step draws from a torch
+generator of seed 1.
 
 golden_torch_normals.npz holds `shapes`, a JSON list, and for each seed the draws of these shapes
 from one torch generator, one after the other: `<seed>.<index>`, flat; of draws over 200 values only

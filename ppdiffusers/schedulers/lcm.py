@@ -110,7 +110,7 @@ class LCMScheduler(Scheduler):
         count = int(original_inference_steps * strength)
         return (np.arange(count, 0, -1) * (len(self) // original_inference_steps) - 1).astype(np.int64)
 
-    def set_timesteps(
+    def set_timesteps(  # type: ignore[override]  # diffusers' order of arguments
         self,
         num_inference_steps: int | None = None,
         device: Any = None,
@@ -136,8 +136,8 @@ class LCMScheduler(Scheduler):
         )
         self._choices = self._distilled(original, strength)
         if timesteps is not None:
-            timesteps = self._checked_timesteps(num_inference_steps, timesteps)
-            timesteps, num_inference_steps = timesteps[len(timesteps) - int(len(timesteps) * strength) :], None
+            given = self._checked_timesteps(num_inference_steps, timesteps)
+            timesteps, num_inference_steps = given[len(given) - int(len(given) * strength) :].tolist(), None
         super().set_timesteps(num_inference_steps, device, timesteps)
 
     def _spaced(self, count: int) -> np.ndarray:

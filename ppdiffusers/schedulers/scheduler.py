@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import operator
 import types
@@ -230,8 +231,7 @@ class Scheduler(Configurable):
     @property
     def compatibles(self) -> list[type[Scheduler]]:
         """The classes that can be built from this one's config."""
-        import ppdiffusers.schedulers as family
-
+        family = importlib.import_module("ppdiffusers.schedulers")
         classes = (
             getattr(family, name) for name in family.__all__ if name.endswith("Scheduler") and name != "Scheduler"
         )
