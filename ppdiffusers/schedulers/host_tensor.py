@@ -9,7 +9,16 @@ import numpy as np
 import paddle
 
 
-class HostTensor(paddle.Tensor):
+class _Kind(type(paddle.Tensor)):  # type: ignore[misc]
+    """Makes `type(tensor) == paddle.Tensor` true of a HostTensor: so `Layer.register_buffer` asks."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is paddle.Tensor
+
+    __hash__ = type.__hash__
+
+
+class HostTensor(paddle.Tensor, metaclass=_Kind):
     """A tensor of Paddle that is read without waiting for a device, and that numpy takes for an array.
 
     `int(t)`, `t.item()`, `tolist()`, `numpy()`, loops, and indices that are known on the host read values that the
@@ -29,6 +38,10 @@ class HostTensor(paddle.Tensor):
 
     def _host(self) -> np.ndarray:
         return super().numpy() if self.inplace_version else self._values
+
+    def set_value(self, value: Any) -> None:
+        super().set_value(value)
+        self._values = super().numpy()
 
     def numpy(self, *arguments: Any) -> np.ndarray:
         return np.array(self._host(), self._arguments[0])

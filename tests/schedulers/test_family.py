@@ -573,6 +573,17 @@ def test_a_tensor_that_was_written_into_is_read_from_where_it_is():
     timesteps[0] = 7
     assert (timesteps[0].item(), int(timesteps[0]), timesteps.tolist()[0], timesteps.numpy()[0]) == (7, 7, 7, 7)
     assert [int(t) for t in timesteps][0] == 7 and timesteps[:2].tolist()[0] == 7
+    for write in (
+        lambda table: table.set_value(np.full([1000], 0.5, np.float32)),
+        lambda table: paddle.assign(paddle.full([1000], 0.5), table),
+        lambda table: table.copy_(paddle.full([1000], 0.5), False),
+        lambda table: table.scale_(0.0) + table.add_(paddle.full([1000], 0.5)),
+    ):
+        layer, table = paddle.nn.Layer(), started("DDIMScheduler").alphas_cumprod
+        layer.register_buffer("table", table)
+        write(table)
+        assert float(table[3]) == 0.5 == table.tolist()[7] and np.asarray(table)[3] == 0.5
+        assert layer.state_dict()["table"] is table
 
 
 def test_what_may_be_assigned():
