@@ -6,9 +6,17 @@ Names are imported when they are first used: `import ppdiffusers` alone does not
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, List
 
-from ppdiffusers.version import __version__
+try:
+    from paddle_latent_diffusion import refuse_mixture
+except ModuleNotFoundError:  # the package's folder alone is on the path: no environment, and no mixture
+    pass
+else:
+    refuse_mixture(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from ppdiffusers.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from ppdiffusers.checkpoints import CheckpointError

@@ -181,7 +181,7 @@ runs(
     "paddle.seed(42); a = pipe(prompt, num_inference_steps=1, output_type='np').images\n"
     "paddle.seed(42); assert (pipe(prompt, num_inference_steps=1, output_type='np').images == a).all()",
     "pipe(prompt, num_inference_steps=1, latents=paddle.randn([1, 4, 8, 8]), height=64, width=64)",
-    "seen = []\ndef callback(pipe, step, timestep, kwargs):\n    seen.append((step, int(timestep)))\n    return kwargs\n"
+    "seen = []\ndef callback(pipe, step, timestep, kwargs):\n    seen.append(int(timestep))\n    return kwargs\n"
     "pipe(prompt, num_inference_steps=3, callback_on_step_end=callback); assert len(seen) == 3",
     "pipe.set_progress_bar_config(disable=True); pipe.set_progress_bar_config(disable=None)",
     "with paddle.no_grad(): pipe(prompt, num_inference_steps=1)",

@@ -190,8 +190,8 @@ class DiffusionPipeline:
         """Write programs and parameters for deployment, instead of layers, and a manifest of them.
 
         `from_pretrained(folder)` is this pipeline again, with the same paddle (3.3 does not read programs of 3.2), and
-        `scripts/deploy` runs such folders without this package. The folder appears when it is whole and every program
-        has run, and given what the layers give.
+        the script of `ppdiffusers deploy-runner` runs such folders without this package. The folder appears when it is
+        whole and every program has run, and given what the layers give.
 
         Args:
             folder: a folder that is not there yet.

@@ -39,8 +39,13 @@ class HostTensor(paddle.Tensor, metaclass=_Kind):
     def _host(self) -> np.ndarray:
         return super().numpy() if self.inplace_version else self._values
 
+    # These two write without counting it.
     def set_value(self, value: Any) -> None:
         super().set_value(value)
+        self._values = super().numpy()
+
+    def copy_(self, other: Any, blocking: bool = True) -> None:
+        super().copy_(other, blocking)
         self._values = super().numpy()
 
     def numpy(self, *arguments: Any) -> np.ndarray:
