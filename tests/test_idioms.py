@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 
@@ -90,10 +91,13 @@ def test_idiom(idiom, verdict, names):
     if verdict is None:
         exec(code, names)
         return
-    with pytest.raises((TypeError, ValueError, AttributeError, ImportError, AssertionError, ArithmeticError)) as raised:
+    if verdict == PENDING:  # somebody may have mended it since
+        with contextlib.suppress(Exception):
+            exec(code, names)
+        return
+    with pytest.raises((TypeError, ValueError, AttributeError, ImportError)) as raised:
         exec(code, names)
-    if verdict != PENDING:
-        assert len(str(raised.value)) > 10  # says what is wrong, in words
+    assert len(str(raised.value)) > 10  # says what is wrong, in words
 
 
 def test_the_table_is_as_large_as_it_has_to_be():

@@ -15,7 +15,16 @@ from fake_community import CommunityServer
 from PIL import Image
 
 import ppdiffusers
-from ppdiffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, Generator, PNDMPipeline, UNet2DModel, utils
+from ppdiffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    Generator,
+    PNDMPipeline,
+    UNet2DModel,
+    arguments,
+    utils,
+)
 from ppdiffusers.config import ConfigError
 from ppdiffusers.image_processor import VaeImageProcessor
 from ppdiffusers.optimization import SchedulerType, get_scheduler
@@ -30,7 +39,9 @@ UNET = dict(sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8,
 @pytest.fixture(scope="module")
 def unet():
     paddle.seed(0)
-    return UNet2DModel(**UNET).eval()
+    model = UNet2DModel(**UNET)
+    model.eval()
+    return model
 
 
 # Module paths.
@@ -88,6 +99,79 @@ def test_a_module_path_gives_the_classes_themselves(module):
     found = importlib.import_module(f"ppdiffusers.{module}")
     for name in MODULES[module]:
         assert getattr(found, name) is getattr(ppdiffusers, name, getattr(found, name))
+
+
+# Arguments.
+
+
+def test_loading_options_that_mean_nothing_are_taken_and_others_are_errors(caplog):
+    caplog.set_level(logging.DEBUG, "ppdiffusers")
+    arguments._told.clear()
+    options = {"low_cpu_mem_usage": True, "use_safetensors": True, "revision": "main", "device_map": None, "mine": 3}
+    assert arguments.take_loading_options(options) is True and options == {"mine": 3}
+    arguments.take_loading_options({"low_cpu_mem_usage": True})
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]  # once
+    for name, value in {"device_map": "auto", "variant": "fp16", "force_download": True, "revision": "v2"}.items():
+        with pytest.raises(ConfigError, match=f"{name}={value!r} is not supported; "):
+            arguments.take_loading_options({name: value})
+
+
+def test_only_the_asked_for_kind_of_weights_is_opened(unet, tmp_path):
+    unet.save_pretrained(tmp_path, safe_serialization=False)
+    UNet2DModel.from_pretrained(tmp_path, use_safetensors=False)
+    with pytest.raises(
+        ppdiffusers.CheckpointError, match="holds no weights; it needs one of diffusion_paddle_model.safe"
+    ):
+        UNet2DModel.from_pretrained(tmp_path, use_safetensors=True)
+
+
+def test_callbacks_of_older_releases(unet):
+    pipeline, seen = DDPMPipeline(unet, DDIMScheduler()), []
+    pipeline(num_inference_steps=5, callback=lambda i, t, x: seen.append((i, t, x.shape)), callback_steps=2)
+    assert seen == [(i, t, [1, 3, 8, 8]) for i, t in ((0, 800), (2, 400), (4, 0))]
+    for wrong, message in (
+        ({"callback": print, "callback_steps": 0}, "callback_steps must be a positive int"),
+        ({"callback": print, "callback_on_step_end": print}, "were both given"),
+        ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "the callback gets 'latents' only"),
+        ({"timesteps": [5, 3], "num_inference_steps": 3}, "num_inference_steps and timesteps were both given"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipeline(**wrong)
+
+
+def test_a_call_with_timesteps_of_its_own(unet):
+    told = []
+    pipeline = DDIMPipeline(unet, DDIMScheduler())
+    options = {"callback": lambda i, t, x: told.append(t), "output_type": "numpy", "generator": 3}
+    same = pipeline(timesteps=[800, 600, 400, 200, 0], **options).images
+    assert told == [800, 600, 400, 200, 0]
+    assert np.array_equal(same, pipeline(num_inference_steps=5, **options).images)
+    assert isinstance(pipeline(num_inference_steps=1, output_type="pt").images, paddle.Tensor)
+
+
+def test_small_questions_to_a_pipeline(unet, caplog):
+    pipeline = DDPMPipeline(unet, DDIMScheduler())
+    other = DDIMPipeline.from_pipe(pipeline)
+    assert other.unet is unet and type(other) is DDIMPipeline
+    scheduler = PNDMPipeline(unet, DDIMScheduler()).scheduler
+    pipeline.register_modules(scheduler=scheduler)
+    assert pipeline.scheduler is scheduler
+    for wrong, message in (({"vae": unet}, "has no vae; it has unet"), ({"unet": 3}, "needs a UNet2DModel as unet")):
+        with pytest.raises(TypeError, match=message):
+            pipeline.register_modules(**wrong)
+    caplog.set_level(logging.INFO, "ppdiffusers")
+    arguments._told.clear()
+    pipeline.enable_attention_slicing("max"), pipeline.enable_attention_slicing()
+    assert len(caplog.records) == 1 and "enable_attention_slicing() changes nothing here" in caplog.text
+    with pytest.raises(AttributeError, match="DDPMPipeline has no 'enable_magic'"):
+        pipeline.enable_magic()
+
+
+def test_a_result_is_a_dict_too(unet):
+    output = DDPMPipeline(unet, DDIMScheduler())(num_inference_steps=1)
+    assert isinstance(output, dict) and list(output.keys()) == ["images"] and dict(output) == {"images": output.images}
+    output.images = []
+    assert output["images"] == [] == output[0]
 
 
 # Averages of weights.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import paddle
 
@@ -26,6 +26,7 @@ class Run:
     """One call of a pipeline. What it writes to is its own: the scheduler's state, the progress, the deep features.
 
     Args:
+        num_inference_steps: their number, or other arguments of `set_timesteps`.
         batches: how often the run will `denoise`.
         step_options: further arguments of the scheduler's `step`; those that it does not have are left out.
     """
@@ -33,7 +34,7 @@ class Run:
     def __init__(
         self,
         pipeline: DiffusionPipeline,
-        num_inference_steps: int,
+        num_inference_steps: Union[int, Dict[str, Any]],
         eta: float = 0.0,
         callback: Optional[StepCallback] = None,
         batches: int = 1,
@@ -41,7 +42,12 @@ class Run:
     ):
         self.pipeline, self.callback = pipeline, callback
         self.scheduler = pipeline.scheduler.copy()
-        self.scheduler.set_timesteps(num_inference_steps)
+        chosen = (
+            num_inference_steps
+            if isinstance(num_inference_steps, dict)
+            else {"num_inference_steps": num_inference_steps}
+        )
+        self.scheduler.set_timesteps(**chosen)
         self._step_options = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in self._step_options:
             warnings.warn(f"{type(self.scheduler).__name__} has no eta: {eta} is ignored", stacklevel=4)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 
 import numpy as np
 
+from ppdiffusers.arguments import take_loading_options
 from ppdiffusers.config import ConfigError, Configurable, FrozenConfig, PathLike
 from ppdiffusers.outputs import Output
 from ppdiffusers.random import Streams, as_generators, randn_tensor
@@ -191,13 +192,28 @@ class Scheduler(Configurable):
         return scheduler
 
     @classmethod
-    def from_pretrained(cls: type[Self], folder: PathLike, subfolder: str | None = None) -> Self:
-        """Build from `folder[/subfolder]/scheduler_config.json`, written for this class or a sister of it.
+    def from_pretrained(cls: type[Self], name_or_path: PathLike, subfolder: str | None = None, **options: Any) -> Self:
+        """Build from `scheduler_config.json`, written for this class or a sister of it.
+
+        Args:
+            name_or_path: a folder, or the name of a model that `model_zoo` knows.
+            subfolder: the component, "scheduler" as a rule.
+            options: `cache_dir`, `endpoint`, `local_files_only`, `progress` of `model_zoo.download`; anything else is
+                a config key and wins over the file's value.
 
         Raises:
             ConfigError: no such file, not JSON, or an unknown key.
+            model_zoo.ModelZooError: an unknown name, or a download that failed.
         """
-        return cls.from_config(Path(folder) / (subfolder or "") / cls.config_name)
+        import model_zoo
+
+        take_loading_options(options)
+        names = ("cache_dir", "endpoint", "local_files_only", "progress")
+        download = {name: options.pop(name) for name in names if name in options}
+        folder = Path(name_or_path)  # a folder need not look like one to the zoo
+        if not folder.exists():
+            folder = model_zoo.resolve(name_or_path, **download)
+        return cls.from_config(folder / (subfolder or "") / cls.config_name, **options)
 
     def save_pretrained(self, folder: PathLike) -> None:
         """Write `folder/scheduler_config.json`; the folder is made where it is missing."""

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+import model_zoo
 from ppdiffusers.config import ConfigError
 from ppdiffusers.schedulers import DDIMScheduler
 
@@ -152,5 +153,15 @@ def test_an_unknown_key_is_an_error_that_names_it():
 
 
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.*does not exist"):
+    with pytest.raises(model_zoo.ModelZooError, match="nowhere does not exist"):
         DDIMScheduler.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="scheduler_config.json does not exist"):
+        DDIMScheduler.from_pretrained(tmp_path)
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    DDIMScheduler(beta_end=0.015).save_pretrained(tmp_path)
+    scheduler = DDIMScheduler.from_pretrained(tmp_path, timestep_spacing="trailing", use_safetensors=True)
+    assert (scheduler.config.timestep_spacing, scheduler.config.beta_end) == ("trailing", 0.015)
+    with pytest.raises(ConfigError, match="did you mean 'timestep_spacing'"):
+        DDIMScheduler.from_pretrained(tmp_path, timestep_spacin="trailing")
