@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     )
     from ppdiffusers.optimization import get_scheduler
     from ppdiffusers.pipelines import (
+        AutoPipelineForInpainting,
+        AutoPipelineForText2Image,
         DDIMPipeline,
         DDPMPipeline,
         DiffusionPipeline,
@@ -73,6 +75,8 @@ if TYPE_CHECKING:
     from ppdiffusers.utils import load_image
 
 _HOMES = {
+    "AutoPipelineForInpainting": "pipelines",
+    "AutoPipelineForText2Image": "pipelines",
     "AutoencoderKL": "models",
     "BertTokenizer": "tokenizer",
     "CheckpointError": "checkpoints",
@@ -124,6 +128,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "AutoPipelineForInpainting",
+    "AutoPipelineForText2Image",
     "AutoencoderKL",
     "BertTokenizer",
     "CheckpointError",

@@ -168,10 +168,18 @@ class Configurable:
         return instance
 
     @classmethod
-    def load_config(cls, path: PathLike) -> Dict[str, Any]:
-        """The JSON object of a config file, or of the folder that holds it."""
-        file = Path(path)
-        return read_json(file / cls.config_name if file.is_dir() else file)
+    def load_config(cls, path: PathLike, return_unused_kwargs: bool = False, **options: Any) -> Any:
+        """The JSON object of a config file, or of the folder that holds it.
+
+        Args:
+            return_unused_kwargs: return it beside a dict of the further arguments.
+            options: `subfolder` of the folder; with `return_unused_kwargs` any others.
+        """
+        file = Path(path) / (options.pop("subfolder", None) or "")
+        if options and not return_unused_kwargs:
+            raise unknown_keys(cls, list(options), "load_config(...)")
+        config = read_json(file / cls.config_name if file.is_dir() else file)
+        return (config, options) if return_unused_kwargs else config
 
     def save_config(self, folder: PathLike) -> Path:
         """Write `folder/<config_name>`; the folder is made where it is missing."""

@@ -182,7 +182,7 @@ class BertTokenizer:
                 strip_accents=self._options["strip_accents"],
                 lowercase=self.do_lower_case,
             )
-            words = pre_tokenizers.BertPreTokenizer()
+            words: Any = pre_tokenizers.BertPreTokenizer()
             if self._options["split_symbols"]:
                 words = pre_tokenizers.Sequence([words, pre_tokenizers.Split(Regex(SYMBOLS), "isolated")])
             tokenizer.pre_tokenizer = words

@@ -1,6 +1,7 @@
 """Pipelines, under diffusers' names."""
 
 from ppdiffusers.aliases import answer_to
+from ppdiffusers.pipelines.auto import AutoPipelineForInpainting, AutoPipelineForText2Image
 from ppdiffusers.pipelines.class_conditional import LDMClassConditionalPipeline
 from ppdiffusers.pipelines.inpaint import LDMInpaintPipeline
 from ppdiffusers.pipelines.layout_to_image import LDMLayoutToImagePipeline
@@ -13,6 +14,8 @@ from ppdiffusers.pipelines.text_to_image import LDMTextToImagePipeline
 from ppdiffusers.pipelines.unconditional import LDMPipeline
 
 __all__ = [
+    "AutoPipelineForInpainting",
+    "AutoPipelineForText2Image",
     "DDIMPipeline",
     "DDPMPipeline",
     "DenoisingProgress",
@@ -29,4 +32,6 @@ __all__ = [
 ]
 
 # As diffusers calls the files; `latent_diffusion` is a module of its own.
-answer_to(__name__, "pipeline_utils", "pipeline_output", "ddim", "ddpm", "pndm", "latent_diffusion_uncond")
+answer_to(
+    __name__, "pipeline_utils", "pipeline_output", "auto_pipeline", "ddim", "ddpm", "pndm", "latent_diffusion_uncond"
+)

@@ -429,7 +429,8 @@ class DiffusionPipeline:
     def __getattr__(self, name: str) -> Any:
         """`SAVERS`: they are said to change nothing, once."""
         if name in SAVERS:
-            return functools.partial(tell_once, f"{name}() changes nothing here: {SAVERS[name]}", logging.INFO)
+            message = f"{name}() changes nothing here: {SAVERS[name]}"
+            return lambda *arguments, **options: tell_once(message, logging.INFO)
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     def set_progress_bar_config(self, **options: Any) -> None:

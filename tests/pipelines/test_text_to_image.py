@@ -241,7 +241,7 @@ def test_outputs_callback_and_stream(pipeline):
         (dict(num_inference_steps="20"), "'20'"),
         (dict(eta=1.5), "1.5"),
         (dict(eta="1"), "'1'"),
-        (dict(output_type="pt"), "pt"),
+        (dict(output_type="jpeg"), "jpeg"),
         (dict(generator=[1, 2]), "2"),
         (dict(latents=np.zeros((1, 4, 7, 8), np.float32)), r"\[1, 4, 8, 8\]"),
         (dict(latents=np.full((1, 4, 8, 8), np.nan, np.float32)), "NaN.*finite"),
