@@ -175,16 +175,15 @@ class Scheduler(Configurable):
             ConfigError: a key that no scheduler of the family knows, or a value that says how the model
                 was trained and that this scheduler cannot do.
         """
-        if not isinstance(config, Mapping):
-            config = cls.load_config(config)
-        if "predict_epsilon" in config:  # the first releases' way to say prediction_type
-            overrides = {"prediction_type": "epsilon" if config["predict_epsilon"] else "sample", **overrides}
-            config = {key: value for key, value in config.items() if key != "predict_epsilon"}
+        values: Mapping[str, Any] = config if isinstance(config, Mapping) else cls.load_config(config)
+        if "predict_epsilon" in values:  # the first releases' way to say prediction_type
+            overrides = {"prediction_type": "epsilon" if values["predict_epsilon"] else "sample", **overrides}
+            values = {key: value for key, value in values.items() if key != "predict_epsilon"}
         for key, methods in METHODS.items():
             own = cls._methods.get(key, methods)
-            if config.get(key) in methods and config[key] not in own and key not in overrides:
-                config = FrozenConfig(dict(config), getattr(config, "_defaults", ()))._without(key)
-        scheduler = super().from_config(config, **overrides)
+            if values.get(key) in methods and values[key] not in own and key not in overrides:
+                values = FrozenConfig(dict(values), getattr(values, "_defaults", ()))._without(key)
+        scheduler = super().from_config(values, **overrides)
         for key, common in MODEL_CONFIG_KEYS.items():
             value = scheduler.config.get(key, common)
             if value != common and key not in cls.config_keys():
