@@ -42,7 +42,6 @@ setup(
         "safetensors>=0.4",
         "tokenizers>=0.15",
         "tqdm>=4.60",
-        "urllib3>=1.26",
     ],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4", "setuptools"],

@@ -87,7 +87,7 @@ def to_output(images: Any, output_type: str, return_dict: bool, greys: Optional[
 
     output_type = OTHER_NAMES.get(output_type, output_type)
     result: Any
-    if output_type == "latent":
+    if output_type in ("latent", "rows"):
         result = images
     elif output_type == "pil":
         result = [to_pil(image, grey) for image, grey in zip(images, greys or [False] * len(images))]
