@@ -39,6 +39,10 @@ class FrozenConfig(Mapping[str, Any]):
         """A copy with these values, which count as given."""
         return FrozenConfig({**self._values, **values}, self._defaults - set(values))
 
+    def _without(self, key: str) -> FrozenConfig:
+        """A copy that lacks this key."""
+        return FrozenConfig({name: value for name, value in self._values.items() if name != key}, self._defaults)
+
     def _given(self) -> Dict[str, Any]:
         """What is no default."""
         return {key: value for key, value in self._values.items() if key not in self._defaults}
@@ -79,17 +83,22 @@ def _freeze(value: Any) -> Any:
 
 
 def register_to_config(init):
-    """Decorator of a `Configurable.__init__`: its arguments, defaults included, become `self.config`."""
+    """Decorator of a `Configurable.__init__`: its arguments, defaults included, become `self.config`.
+
+    A `FrozenConfig` in their place stands for what it holds.
+    """
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def wrapper(self, *args, **kwargs):
+        if len(args) == 1 and isinstance(args[0], FrozenConfig):  # LDMBertModel(config)
+            return wrapper(self, **{**args[0]._given(), **kwargs})
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
             unknown = [key for key in kwargs if key not in signature.parameters]
             if unknown:
-                raise _unknown_keys(type(self), unknown, f"{type(self).__name__}(...)") from None
+                raise unknown_keys(type(self), unknown, f"{type(self).__name__}(...)") from None
             raise
         given = set(bound.arguments)
         bound.apply_defaults()
@@ -152,17 +161,25 @@ class Configurable:
             else:
                 unknown.append(key)
         if unknown:
-            raise _unknown_keys(cls, unknown, source)
+            raise unknown_keys(cls, unknown, source)
         instance = cls(**known)
         if carried:
             object.__setattr__(instance, "_config", instance._config._updated(carried))
         return instance
 
     @classmethod
-    def load_config(cls, path: PathLike) -> Dict[str, Any]:
-        """The JSON object of a config file, or of the folder that holds it."""
-        file = Path(path)
-        return read_json(file / cls.config_name if file.is_dir() else file)
+    def load_config(cls, path: PathLike, return_unused_kwargs: bool = False, **options: Any) -> Any:
+        """The JSON object of a config file, or of the folder that holds it.
+
+        Args:
+            return_unused_kwargs: return it beside a dict of the further arguments.
+            options: `subfolder` of the folder; with `return_unused_kwargs` any others.
+        """
+        file = Path(path) / (options.pop("subfolder", None) or "")
+        if options and not return_unused_kwargs:
+            raise unknown_keys(cls, list(options), "load_config(...)")
+        config = read_json(file / cls.config_name if file.is_dir() else file)
+        return (config, options) if return_unused_kwargs else config
 
     def save_config(self, folder: PathLike) -> Path:
         """Write `folder/<config_name>`; the folder is made where it is missing."""
@@ -172,7 +189,7 @@ class Configurable:
         return file
 
 
-def _unknown_keys(cls: type, unknown: list, source: str) -> ConfigError:
+def unknown_keys(cls: type, unknown: list, source: str) -> ConfigError:
     keys = cls.config_keys()  # type: ignore[attr-defined]
     hints = []
     for key in unknown:

@@ -10,11 +10,12 @@ and for each case `<name>.timesteps` and `<name>.samples` (`[steps, 2, 3, 3, 3]`
 every step). The model is 0.3 x + 0.1 sin(t / 100); the initial noise and, where eta > 0, each step's
 noise are float32 `numpy.random.RandomState(0).standard_normal`, drawn in that order.
 
-golden_family.npz holds the other schedulers' `cases`, a JSON list of {name, scheduler, config, steps, begin},
-and for each `<name>.timesteps`, `<name>.samples` (of the first image, `[calls, 2, 2, 3]`) and, where the
-scheduler has them, `<name>.sigmas`. The model is the same, on the scaled sample (a learned variance is
-0.05 + 0.04 sin(x)); the run starts at index `begin` of the timesteps, from the first draw above,
-`[2, 2, 2, 3]`, times init_noise_sigma, and each step draws from a torch generator of seed 1.
+golden_family.npz holds the other schedulers' `cases`, a JSON list of {name, scheduler, config, steps, begin}
+(steps: a number, or other arguments of `set_timesteps`), and for each `<name>.timesteps`, `<name>.samples`
+(of the first image, `[calls, 2, 2, 3]`) and, where the scheduler has them, `<name>.sigmas`. The model is the
+same, on the scaled sample (a learned variance is 0.05 + 0.04 sin(x)); the run starts at index `begin` of the
+timesteps, from the first draw above, `[2, 2, 2, 3]`, times init_noise_sigma, and each step draws from a torch
+generator of seed 1.
 
 golden_torch_normals.npz holds `shapes`, a JSON list, and for each seed the draws of these shapes
 from one torch generator, one after the other: `<seed>.<index>`, flat; of draws over 200 values only
@@ -77,6 +78,10 @@ KARRAS, SIGMA_MIN, PLMS = {"use_karras_sigmas": True}, {"final_sigmas_type": "si
 LEADING, SDE = {"timestep_spacing": "leading"}, {"algorithm_type": "sde-dpmsolver++"}
 NOISE, NOISE_SDE = ({"algorithm_type": kind, **SIGMA_MIN} for kind in ("dpmsolver", "sde-dpmsolver"))
 THREE, HEUN = {"solver_order": 3, "lower_order_final": False}, {"solver_type": "heun"}
+SINGLE, DEIS, UNIPC = "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"
+HEUNS, LCM, INVERSE = "HeunDiscreteScheduler", "LCMScheduler", "DDIMInverseScheduler"
+ORDER_3 = {"solver_order": 3}
+GIVEN = {"timesteps": [980, 700, 450, 200, 60, 1]}
 
 # name: (scheduler, config, steps, begin)
 FAMILY = {
@@ -120,7 +125,54 @@ FAMILY = {
     "dpm-noise-sde-heun": (DPM, {**BETAS, **NOISE_SDE, **HEUN}, 10, 0),
     "dpm-cosine-clipped": (DPM, {**COSINE, **V, "lambda_min_clipped": -5.1}, 10, 0),
     "dpm-threshold": (DPM, {**THRESHOLD, **SIGMA_MIN}, 10, 0),
+    "heun": (HEUNS, BETAS, 10, 0),
+    "heun-karras": (HEUNS, {**BETAS, **V, **KARRAS}, 10, 0),
+    "heun-leading": (HEUNS, {**BETAS, **X0, **LEADING, **OFFSET}, 10, 0),
+    "heun-clipped": (HEUNS, {**BETAS, "clip_sample": True, "clip_sample_range": 0.5}, 10, 0),
+    "heun-middle": (HEUNS, BETAS, 10, 4),
+    "lcm": (LCM, BETAS, 4, 0),
+    "lcm-v": (LCM, {**BETAS, **V, "original_inference_steps": 100, "timestep_scaling": 0.01}, 7, 0),
+    "lcm-clipped": (LCM, {**BETAS, "clip_sample": True}, 8, 0),
+    "lcm-strength": (LCM, BETAS, {"num_inference_steps": 4, "strength": 0.5}, 0),
+    "unipc": (UNIPC, BETAS, 10, 0),
+    "unipc-leading": (UNIPC, {**BETAS, **V, **LEADING, **OFFSET, **SIGMA_MIN}, 10, 0),
+    "unipc-three": (UNIPC, {**BETAS, **ORDER_3}, 20, 0),
+    "unipc-four": (UNIPC, {**BETAS, "solver_order": 4, "solver_type": "bh1", **TRAILING, **SIGMA_MIN}, 20, 0),
+    "unipc-epsilon": (UNIPC, {**BETAS, **ORDER_3, "solver_type": "bh1", "predict_x0": False, **SIGMA_MIN}, 10, 0),
+    "unipc-uncorrected": (UNIPC, {**BETAS, "disable_corrector": [0, 2]}, 10, 0),
+    "unipc-middle": (UNIPC, {**BETAS, **X0}, 10, 4),
+    "unipc-threshold": (UNIPC, {**THRESHOLD, **SIGMA_MIN}, 10, 0),
+    "single": (SINGLE, BETAS, 10, 0),
+    "single-odd": (SINGLE, {**BETAS, **V, **SIGMA_MIN}, 7, 0),
+    "single-three": (SINGLE, {**BETAS, **ORDER_3, **SIGMA_MIN}, 12, 0),
+    "single-three-heun": (SINGLE, {**BETAS, **ORDER_3, **HEUN, **SIGMA_MIN, "lower_order_final": True}, 11, 0),
+    "single-noise": (SINGLE, {**BETAS, **NOISE, **ORDER_3}, 10, 0),
+    "single-noise-heun": (SINGLE, {**BETAS, **NOISE, **HEUN, **ORDER_3}, 12, 0),
+    "single-sde": (SINGLE, {**BETAS, **SDE, **ORDER_3}, 10, 0),
+    "single-sde-heun": (SINGLE, {**BETAS, **SDE, **HEUN}, 10, 0),
+    "single-middle": (SINGLE, {**BETAS, **ORDER_3}, 12, 4),
+    "deis": (DEIS, BETAS, 10, 0),
+    "deis-leading": (DEIS, {**BETAS, **V, **LEADING, **OFFSET}, 20, 0),
+    "deis-three": (DEIS, {**BETAS, **ORDER_3}, 20, 0),
+    "deis-first-order": (DEIS, {**BETAS, **X0, **TRAILING, "solver_order": 1}, 10, 0),
+    "inverse": (INVERSE, {**LATENT, **AT_ZERO, **OFFSET}, 10, 0),
+    "inverse-v-trailing": (INVERSE, {**LATENT, **V, **TRAILING}, 10, 0),
+    "inverse-clipped": (INVERSE, {**BETAS, "clip_sample_range": 0.8}, 20, 0),
+    "ddpm-given": (DDPM, {}, GIVEN, 0),
+    "euler-given": (EULER, BETAS, GIVEN, 0),
+    "euler-given-sigmas": (EULER, BETAS, {"sigmas": [20.0, 8.0, 3.0, 1.0, 0.2, 0.0]}, 0),
+    "dpm-given": (DPM, BETAS, GIVEN, 0),
+    "single-given": (SINGLE, BETAS, GIVEN, 0),
+    "heun-given": (HEUNS, BETAS, GIVEN, 0),
+    "lcm-given": (LCM, BETAS, {"timesteps": [999, 759, 499, 259]}, 0),
     # where it does not: see the table in the test
+    "differs-inverse-odd": (INVERSE, {**LATENT, **AT_ZERO, **TRAILING}, 7, 0),
+    "differs-single-sde-third": (SINGLE, {**BETAS, **SDE, **HEUN, **ORDER_3, **SIGMA_MIN}, 12, 0),
+    "differs-single-karras": (SINGLE, {**BETAS, **KARRAS, **SIGMA_MIN}, 10, 0),
+    "differs-deis-karras": (DEIS, {**BETAS, **KARRAS}, 10, 0),
+    "differs-unipc-karras": (UNIPC, {**BETAS, **KARRAS}, 10, 0),
+    "differs-unipc-bh1": (UNIPC, {**BETAS, "solver_type": "bh1"}, 10, 0),
+    "differs-unipc-no-end": (UNIPC, {**BETAS, "lower_order_final": False}, 10, 0),
     "differs-ddpm-large-last": (DDPM, {**LATENT, **TRAILING, "variance_type": "fixed_large"}, 5, 0),
     "differs-ddpm-large-log": (DDPM, {**LATENT, "variance_type": "fixed_large_log"}, 5, 0),
     "differs-pndm-v": (PNDM, {**BETAS, **PLMS, **V}, 10, 0),
@@ -173,7 +225,7 @@ def family(folder: Path) -> None:
     for name, (scheduler_name, config, steps, begin) in FAMILY.items():
         described.append({"name": name, "scheduler": scheduler_name, "config": config, "steps": steps, "begin": begin})
         scheduler = getattr(diffusers, scheduler_name)(**config)
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(**(steps if isinstance(steps, dict) else {"num_inference_steps": steps}))
         generator = torch.Generator().manual_seed(1)
         noise = np.random.RandomState(0).standard_normal(FAMILY_SHAPE).astype(np.float32)
         x = torch.from_numpy(noise) * scheduler.init_noise_sigma
@@ -182,12 +234,12 @@ def family(folder: Path) -> None:
             output = 0.3 * scheduler.scale_model_input(x, t) + 0.1 * float(np.sin(float(t) / 100))
             if config.get("variance_type", "").startswith("learned"):
                 output = torch.cat([output, 0.05 + 0.04 * torch.sin(x)], dim=1)
-            stream = {"generator": generator} if scheduler_name in (DDPM, ANCESTRAL, DPM) else {}
+            stream = {"generator": generator} if scheduler_name in (DDPM, ANCESTRAL, DPM, SINGLE, LCM) else {}
             x = scheduler.step(output, t, x, **stream).prev_sample
             samples.append(x[0].numpy())
         values[f"{name}.timesteps"] = scheduler.timesteps[begin:].numpy()
         values[f"{name}.samples"] = np.stack(samples)
-        if scheduler_name in (LMS, EULER, ANCESTRAL, DPM):
+        if hasattr(scheduler, "sigmas"):
             values[f"{name}.sigmas"] = scheduler.sigmas.numpy()
     np.savez_compressed(folder / "schedulers" / "golden_family.npz", cases=json.dumps(described), **values)
 

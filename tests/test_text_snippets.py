@@ -1,12 +1,9 @@
 """The text-to-image snippets that users arrive with, unchanged but for the name that is imported.
 
-Small weights under the published model's name and layout; a stub stands in for paddlenlp's tokenizer.
+Small weights and a small vocabulary under the published model's name and layout.
 """
 
 import json
-import sys
-import types
-from pathlib import Path
 
 import fake_torch
 import numpy as np
@@ -123,26 +120,6 @@ SMALL_FILES = {  # contents, and the published size in bytes
 }
 
 
-class WordTokenizer:
-    """What paddlenlp's `BertTokenizer` does to words that are in the vocabulary."""
-
-    def __init__(self, vocab_file, do_lower_case):
-        self.words = Path(vocab_file).read_text().split()
-        self.do_lower_case = do_lower_case
-
-    def tokenize(self, text):
-        return (text.lower() if self.do_lower_case else text).split()
-
-    def convert_tokens_to_string(self, tokens):
-        return " ".join(tokens)
-
-    def __call__(self, texts, padding, max_length, truncation):
-        assert padding == "max_length" and truncation is True
-        rows = [["[CLS]", *self.tokenize(text)[: max_length - 2], "[SEP]"] for text in texts]
-        rows = [row + ["[PAD]"] * (max_length - len(row)) for row in rows]
-        return {"input_ids": [[self.words.index(word) for word in row] for row in rows]}
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
@@ -169,12 +146,7 @@ def model(tmp_path_factory):
 
 
 def run(snippet, folder, tmp_path, monkeypatch):
-    """The snippet as a script in an empty folder, where torch and paddlenlp are stubs."""
-    paddlenlp = types.ModuleType("paddlenlp")
-    paddlenlp.transformers = types.ModuleType("paddlenlp.transformers")
-    paddlenlp.transformers.BertTokenizer = WordTokenizer
-    monkeypatch.setitem(sys.modules, "paddlenlp", paddlenlp)
-    monkeypatch.setitem(sys.modules, "paddlenlp.transformers", paddlenlp.transformers)
+    """The snippet as a script in an empty folder, where torch is a stub."""
     monkeypatch.setenv("MODEL_ZOO_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(registry, "COMMUNITY", catalogue_as_served(folder, tmp_path / "catalogue"))
     monkeypatch.chdir(tmp_path)

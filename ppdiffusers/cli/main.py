@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "measure a trained model on pictures that it has not seen",
     "convert": "turn a CompVis checkpoint or a pipeline's folder into another kind",
     "export": "write a model for deployment: programs, parameters, a manifest",
+    "deploy-runner": "print the script that runs an exported model without this package",
     "completion": "print what makes a shell complete these commands",
 }
 EXAMPLES = """\
@@ -48,7 +49,7 @@ def build_parser(wanted: Optional[str]) -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     for name, purpose in COMMANDS.items():
         if wanted in (None, name):
-            importlib.import_module(f"ppdiffusers.cli.{name}").add_parser(commands)
+            importlib.import_module(f"ppdiffusers.cli.{name.replace('-', '_')}").add_parser(commands)
         else:
             commands.add_parser(name, help=purpose)
     return parser

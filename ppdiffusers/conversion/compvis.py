@@ -305,7 +305,7 @@ def _check_betas(scheduler: DDIMScheduler, checkpoint: Checkpoint) -> None:
     if "betas" not in checkpoint.keys():
         return
     betas = checkpoint.read("betas")
-    if betas.shape != scheduler.betas.shape or not np.allclose(betas, scheduler.betas, rtol=1e-3):
+    if list(betas.shape) != list(scheduler.betas.shape) or not np.allclose(betas, scheduler.betas, rtol=1e-3):
         raise ConversionError(
             f"{checkpoint.path} was trained on {betas.size} noise levels from beta {betas.flat[0]:.6g} to "
             f"{betas.flat[-1]:.6g}; its yaml says {len(scheduler.betas)}, from {scheduler.betas[0]:.6g} to "

@@ -1,5 +1,7 @@
 """Models, under diffusers' names."""
 
+from ppdiffusers.aliases import answer_to
+from ppdiffusers.layers.gaussian import DiagonalGaussianDistribution
 from ppdiffusers.models.autoencoder import DecoderOutput
 from ppdiffusers.models.autoencoder_kl import AutoencoderKL, AutoencoderKLOutput
 from ppdiffusers.models.class_embedder import ClassEmbedder
@@ -16,8 +18,10 @@ __all__ = [
     "AutoencoderKLOutput",
     "ClassEmbedder",
     "DecoderOutput",
+    "DiagonalGaussianDistribution",
     "LDMBertModel",
     "Model",
+    "ModelMixin",
     "SpatialRescaler",
     "TextEncoderOutput",
     "UNet2DConditionModel",
@@ -26,3 +30,6 @@ __all__ = [
     "VQEncoderOutput",
     "VQModel",
 ]
+
+ModelMixin = Model  # diffusers' name
+answer_to(__name__, "modeling_utils", "vae")

@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 import model_zoo
+from ppdiffusers.arguments import take_loading_options
 from ppdiffusers.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -142,11 +143,13 @@ class Model(nn.Layer, Configurable):
             ConfigError: the config is missing, broken, or has unknown keys.
             CheckpointError: no weights, a broken file, or weights that do not fit the config.
         """
+        use_safetensors = take_loading_options(options)
         folder = model_folder(name_or_path, options)
         folder = folder / subfolder if subfolder else folder
         dtype = dtype_name(asked_dtype(paddle_dtype, options) or "float32")
         config = cls.load_config(folder)
-        weights = find_weights(folder, cls._weight_files)
+        safe = [name for name in cls._weight_files if name.endswith(".safetensors") is bool(use_safetensors)]
+        weights = find_weights(folder, cls._weight_files if use_safetensors is None else tuple(safe))
         with paddle.LazyGuard():  # no memory and no time for random values that the file replaces
             model = cls.from_config(config, **options)
         with open_checkpoint(weights) as checkpoint:

@@ -1,9 +1,12 @@
 """Pipelines, under diffusers' names."""
 
+from ppdiffusers.aliases import answer_to
+from ppdiffusers.pipelines.auto import AutoPipelineForInpainting, AutoPipelineForText2Image
 from ppdiffusers.pipelines.class_conditional import LDMClassConditionalPipeline
 from ppdiffusers.pipelines.inpaint import LDMInpaintPipeline
 from ppdiffusers.pipelines.layout_to_image import LDMLayoutToImagePipeline
 from ppdiffusers.pipelines.pipeline import DiffusionPipeline
+from ppdiffusers.pipelines.pixels import DDIMPipeline, DDPMPipeline, PNDMPipeline
 from ppdiffusers.pipelines.results import DenoisingProgress, ImagePipelineOutput
 from ppdiffusers.pipelines.semantic_synthesis import LDMSemanticSynthesisPipeline
 from ppdiffusers.pipelines.super_resolution import LDMSuperResolutionPipeline
@@ -11,6 +14,10 @@ from ppdiffusers.pipelines.text_to_image import LDMTextToImagePipeline
 from ppdiffusers.pipelines.unconditional import LDMPipeline
 
 __all__ = [
+    "AutoPipelineForInpainting",
+    "AutoPipelineForText2Image",
+    "DDIMPipeline",
+    "DDPMPipeline",
     "DenoisingProgress",
     "DiffusionPipeline",
     "ImagePipelineOutput",
@@ -21,4 +28,10 @@ __all__ = [
     "LDMSemanticSynthesisPipeline",
     "LDMSuperResolutionPipeline",
     "LDMTextToImagePipeline",
+    "PNDMPipeline",
 ]
+
+# As diffusers calls the files; `latent_diffusion` is a module of its own.
+answer_to(
+    __name__, "pipeline_utils", "pipeline_output", "auto_pipeline", "ddim", "ddpm", "pndm", "latent_diffusion_uncond"
+)

@@ -23,15 +23,23 @@ _COMPONENTS = {
     "UNet2DConditionModel": "ppdiffusers.models",
     "UNet2DModel": "ppdiffusers.models",
     "VQModel": "ppdiffusers.models",
+    "DDIMInverseScheduler": "ppdiffusers.schedulers",
     "DDIMScheduler": "ppdiffusers.schedulers",
     "DDPMScheduler": "ppdiffusers.schedulers",
+    "DEISMultistepScheduler": "ppdiffusers.schedulers",
     "DPMSolverMultistepScheduler": "ppdiffusers.schedulers",
+    "DPMSolverSinglestepScheduler": "ppdiffusers.schedulers",
     "EulerAncestralDiscreteScheduler": "ppdiffusers.schedulers",
     "EulerDiscreteScheduler": "ppdiffusers.schedulers",
+    "HeunDiscreteScheduler": "ppdiffusers.schedulers",
+    "LCMScheduler": "ppdiffusers.schedulers",
     "LMSDiscreteScheduler": "ppdiffusers.schedulers",
     "PNDMScheduler": "ppdiffusers.schedulers",
+    "UniPCMultistepScheduler": "ppdiffusers.schedulers",
 }
 PIPELINES = {
+    "DDIMPipeline": "ppdiffusers.pipelines.pixels",
+    "DDPMPipeline": "ppdiffusers.pipelines.pixels",
     "LDMClassConditionalPipeline": "ppdiffusers.pipelines.class_conditional",
     "LDMInpaintPipeline": "ppdiffusers.pipelines.inpaint",
     "LDMLayoutToImagePipeline": "ppdiffusers.pipelines.layout_to_image",
@@ -39,6 +47,7 @@ PIPELINES = {
     "LDMSemanticSynthesisPipeline": "ppdiffusers.pipelines.semantic_synthesis",
     "LDMSuperResolutionPipeline": "ppdiffusers.pipelines.super_resolution",
     "LDMTextToImagePipeline": "ppdiffusers.pipelines.text_to_image",
+    "PNDMPipeline": "ppdiffusers.pipelines.pixels",
 }
 
 

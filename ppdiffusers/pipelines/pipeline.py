@@ -11,6 +11,7 @@ from typing import Any, Callable, ClassVar, Dict, Iterator, Optional, Sequence, 
 
 import paddle
 
+from ppdiffusers.arguments import take_loading_options, tell_once, translate_call
 from ppdiffusers.checkpoints.errors import shorten
 from ppdiffusers.config import ConfigError, FrozenConfig, PathLike, read_json, write_json
 from ppdiffusers.consistency import INDEX_KEY as CONSISTENCY_KEY
@@ -25,6 +26,22 @@ from ppdiffusers.version import __version__
 Self = TypeVar("Self", bound="DiffusionPipeline")
 
 logger = logging.getLogger("ppdiffusers")
+
+# What code for small GPUs calls, and why it changes nothing.
+_ATTENTION = "attention goes by Paddle's or oneDNN's own kernels"
+_OFFLOADING = "models stay where `to` put them"
+SAVERS = {
+    f"{verb}_{name}": why
+    for name, why in {
+        "attention_slicing": _ATTENTION,
+        "xformers_memory_efficient_attention": _ATTENTION,
+        "vae_slicing": "the pictures of a batch are decoded together",
+        "vae_tiling": "a picture is decoded whole",
+        "model_cpu_offload": _OFFLOADING,
+        "sequential_cpu_offload": _OFFLOADING,
+    }.items()
+    for verb in ("enable", "disable")
+}
 
 
 class DiffusionPipeline:
@@ -107,8 +124,9 @@ class DiffusionPipeline:
             engine: "auto" compiles the models on a CPU for calls whose work is worth it; see `compile`.
             precision: of compiled models, as of `compile`.
             options: components and values that replace the folder's (`scheduler=...`); `torch_dtype` and `dtype`,
-                other libraries' names of `paddle_dtype`; `disable_mmap`, of the models; and `cache_dir`, `endpoint`,
-                `local_files_only`, `progress` of `model_zoo.download`.
+                other libraries' names of `paddle_dtype`; `disable_mmap` and `use_safetensors`, of the models;
+                `cache_dir`, `endpoint`, `local_files_only`, `progress` of `model_zoo.download`; and those of other
+                libraries that change nothing here (see `arguments.py`).
 
         Raises:
             ConfigError: a broken or foreign `model_index.json`, or an unknown option.
@@ -124,6 +142,7 @@ class DiffusionPipeline:
             "paddle_dtype": asked_dtype(paddle_dtype, options),
             "disable_mmap": options.pop("disable_mmap", False),
         }
+        loading["use_safetensors"] = take_loading_options(options)
         folder = model_folder(name_or_path, options)
         index = read_json(folder / INDEX_FILE)
         pipeline_class = cls._class_for(index, folder)
@@ -196,8 +215,8 @@ class DiffusionPipeline:
         """Write programs and parameters for deployment, instead of layers, and a manifest of them.
 
         `from_pretrained(folder)` is this pipeline again, with the same paddle (3.3 does not read programs of 3.2), and
-        `scripts/deploy` runs such folders without this package. The folder appears when it is whole and every program
-        has run, and given what the layers give.
+        the script of `ppdiffusers deploy-runner` runs such folders without this package. The folder appears when it is
+        whole and every program has run, and given what the layers give.
 
         Args:
             folder: a folder that is not there yet.
@@ -387,6 +406,51 @@ class DiffusionPipeline:
         """Run the whole U-Net at every step, as always without `enable_deep_cache`."""
         self._deep_cache = None
 
+    @classmethod
+    def from_pipe(cls: Type[Self], pipeline: DiffusionPipeline, **components: Any) -> Self:
+        """A pipeline of this class that shares another's components, but for those that are given.
+
+        Raises:
+            TypeError: components that this class needs are missing.
+        """
+        shared = {name: part for name, part in pipeline.components.items() if name in cls._component_types}
+        return cls(**{**shared, **components})
+
+    def register_modules(self, **components: Any) -> None:
+        """Put other components in place of those of these names.
+
+        Raises:
+            TypeError: a name or a class that this pipeline does not have.
+        """
+        for name, component in components.items():
+            if name not in self._component_types:
+                raise TypeError(f"{type(self).__name__} has no {name}; it has {', '.join(self._component_types)}")
+            expected = self._component_types[name]
+            if not isinstance(component, expected):
+                names = " or ".join(kind.__name__ for kind in expected)
+                raise TypeError(f"{type(self).__name__} needs a {names} as {name}, not a {type(component).__name__}")
+            setattr(self, name, component)
+
+    @staticmethod
+    def numpy_to_pil(images: Any) -> Any:
+        """PIL images of arrays `[B, H, W, C]` in [0, 1]."""
+        from ppdiffusers.utils import numpy_to_pil
+
+        return numpy_to_pil(images)
+
+    def progress_bar(self, iterable: Any = None, total: Optional[int] = None) -> Any:
+        """A bar with this pipeline's options: over an iterable, or to be updated by hand up to `total`."""
+        from tqdm.auto import tqdm
+
+        return tqdm(iterable, total=total, **{"disable": None, **self._progress_bar_config})
+
+    def __getattr__(self, name: str) -> Any:
+        """`SAVERS`: they are said to change nothing, once."""
+        if name in SAVERS:
+            message = f"{name}() changes nothing here: {SAVERS[name]}"
+            return lambda *arguments, **options: tell_once(message, logging.INFO)
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
     def set_progress_bar_config(self, **options: Any) -> None:
         """Options of `tqdm` for every later call, e.g. `disable=True`; without any, a bar on a terminal only."""
         self._progress_bar_config = options
@@ -407,7 +471,7 @@ def _call_of(stream: Callable[..., Iterator[DenoisingProgress]]) -> Callable[...
     @functools.wraps(stream)
     def __call__(self: DiffusionPipeline, *args: Any, **kwargs: Any) -> Any:
         output = None
-        for progress in stream(self, *args, **kwargs):
+        for progress in stream(self, *args, **translate_call(kwargs)):
             output = progress.output
         return output
 

@@ -85,6 +85,7 @@ def to_output(images: Any, output_type: str, return_dict: bool, greys: Optional[
     """`[H, W, C]` arrays in [0, 1], or latents, as the caller wants them."""
     from ppdiffusers.images import to_pil
 
+    output_type = OTHER_NAMES.get(output_type, output_type)
     result: Any
     if output_type in ("latent", "rows"):
         result = images
@@ -101,8 +102,9 @@ def to_output(images: Any, output_type: str, return_dict: bool, greys: Optional[
 
 
 OUTPUT_TYPES = ("pil", "np", "pd", "latent")
+OTHER_NAMES = {"numpy": "np", "pt": "pd"}  # in code for older releases, and for torch
 
 
 def check_output_type(output_type: str) -> None:
-    if output_type not in OUTPUT_TYPES:
+    if output_type not in OUTPUT_TYPES and output_type not in OTHER_NAMES:
         raise ValueError(f"output_type {output_type!r} is not one of {', '.join(map(repr, OUTPUT_TYPES))}")

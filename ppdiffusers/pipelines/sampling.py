@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import paddle
 
@@ -27,24 +27,32 @@ class Run:
     """One call of a pipeline. What it writes to is its own: the scheduler's state, the progress, the deep features.
 
     Args:
+        num_inference_steps: their number, or other arguments of `set_timesteps`.
         batches: how often the run will `denoise`.
+        step_options: further arguments of the scheduler's `step`; those that it does not have are left out.
     """
 
     def __init__(
         self,
         pipeline: DiffusionPipeline,
-        num_inference_steps: int,
+        num_inference_steps: Union[int, Dict[str, Any]],
         eta: float = 0.0,
         callback: Optional[StepCallback] = None,
         batches: int = 1,
+        step_options: Optional[Dict[str, Any]] = None,
     ):
         self.pipeline, self.callback = pipeline, callback
         self.scheduler = pipeline.scheduler.copy()
-        self.scheduler.set_timesteps(num_inference_steps)
+        chosen = (
+            num_inference_steps
+            if isinstance(num_inference_steps, dict)
+            else {"num_inference_steps": num_inference_steps}
+        )
+        self.scheduler.set_timesteps(**chosen)
         self._step_options = inspect.signature(self.scheduler.step).parameters
         if eta and "eta" not in self._step_options:
             warnings.warn(f"{type(self.scheduler).__name__} has no eta: {eta} is ignored", stacklevel=4)
-        self.eta = eta
+        self._given = {**(step_options or {}), "eta": eta}
         self.finished, self.total = 0, batches * len(self.scheduler.timesteps)  # some schedulers take extra steps
         self._bar = pipeline._progress_bar(self.total)
         self._timestep = 0.0
@@ -60,7 +68,7 @@ class Run:
         timesteps = scheduler.timesteps.tolist()
         use_threads()
         predicted = Prediction(self.pipeline, predict, noise.shape, len(timesteps))
-        given = {"eta": self.eta, "generator": generator}
+        given = {**self._given, "generator": generator}
         options = {name: value for name, value in given.items() if name in self._step_options}
 
         latents = noise * scheduler.init_noise_sigma

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ppdiffusers.config import register_to_config
 from ppdiffusers.outputs import Output
 from ppdiffusers.random import Streams
@@ -109,20 +111,13 @@ class DDIMScheduler(Scheduler):
         require_one_of("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
         require_thresholding(thresholding, dynamic_thresholding_ratio, sample_max_value)
         self._set_noise_schedule()
-        self.final_alpha_cumprod = 1.0 if set_alpha_to_one else float(self.alphas_cumprod[0])
+        self.final_alpha_cumprod = 1.0 if set_alpha_to_one else float(self._alphas_cumprod[0])
 
-    def set_timesteps(self, num_inference_steps: int) -> None:
-        """Choose the timesteps of a run of `num_inference_steps` steps, and where each of them leads.
-
-        Raises:
-            TypeError: not an integer.
-            ValueError: less than one step, or more than the model was trained on; or a first timestep
-                without any signal, where noise is all that an epsilon model could predict.
-        """
-        super().set_timesteps(num_inference_steps)
-        alphas_cumprod = self.alphas_cumprod[self.timesteps].tolist()
+    def _begin(self, timesteps: np.ndarray) -> None:
+        super()._begin(timesteps)
+        alphas_cumprod = self._alphas_cumprod[timesteps].tolist()
         # Pairs (alpha_t, alpha_{t-1}): where a step leads is fixed here and never derived from t again.
-        self._alphas = list(zip(alphas_cumprod, alphas_cumprod[1:] + [self.final_alpha_cumprod]))
+        self._alphas_of_steps = list(zip(alphas_cumprod, alphas_cumprod[1:] + [self.final_alpha_cumprod]))
 
     def step(
         self,
@@ -156,7 +151,7 @@ class DDIMScheduler(Scheduler):
             TypeError: a seed in place of a generator.
         """
         index = self.position(timestep)
-        alpha_prod_t, alpha_prod_t_prev = self._alphas[index]
+        alpha_prod_t, alpha_prod_t_prev = self._alphas_of_steps[index]
         if not isinstance(eta, numbers.Real) or not 0 <= eta <= 1:
             raise ValueError(f"eta {eta!r} is not between 0 (deterministic) and 1 (the noise of DDPM)")
         if generator is not None and variance_noise is not None:

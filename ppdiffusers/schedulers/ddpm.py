@@ -121,9 +121,9 @@ class DDPMScheduler(Scheduler):
         mean_output = model_output[:, :channels] if learned else model_output
         require_same_shape(sample, model_output=mean_output)
 
-        last = index == len(self.timesteps) - 1
-        alpha_prod_t = float(self.alphas_cumprod[self.timesteps[index]])
-        alpha_prod_t_prev = 1.0 if last else float(self.alphas_cumprod[self.timesteps[index + 1]])
+        last = index == len(self._timesteps) - 1
+        alpha_prod_t = float(self._alphas_cumprod[self._timesteps[index]])
+        alpha_prod_t_prev = 1.0 if last else float(self._alphas_cumprod[self._timesteps[index + 1]])
         x_t = upcast(sample)
         alpha_t, sigma_t = math.sqrt(alpha_prod_t), math.sqrt(1 - alpha_prod_t)
         x0, _ = predicted_x0_and_epsilon(self.config.prediction_type, upcast(mean_output), x_t, alpha_t, sigma_t)

@@ -86,7 +86,7 @@ class EulerAncestralDiscreteScheduler(VarianceExplodingScheduler):
         require_same_shape(sample, model_output=model_output)
         x = upcast(sample)
         noise = step_noise(x, generator)
-        sigma, sigma_next = self.sigmas[index : index + 2].tolist()
+        sigma, sigma_next = self._sigmas[index : index + 2].tolist()
         sigma_down, sigma_up = ancestral_sigmas(sigma, sigma_next)
         x0, epsilon = self._predicted(model_output, x, sigma)
         x_next = (x0 + sigma_down * epsilon + sigma_up * noise).astype(sample.dtype)

@@ -74,34 +74,22 @@ class EulerDiscreteScheduler(VarianceExplodingScheduler):
             )
         self._set_noise_schedule()
         self._set_final_sigma(final_sigmas_type)
-        if self._sigma_spacing is None and (sigma_min, sigma_max) != (None, None):
-            raise ValueError(
-                f"sigma_min {sigma_min} and sigma_max {sigma_max} are the ends of a spacing of sigmas; "
-                "set use_karras_sigmas, use_exponential_sigmas or use_beta_sigmas, or leave them out"
-            )
         self._continuous = timestep_type == "continuous"
         if self._continuous:
-            self.timesteps = (np.log(self._train_sigmas[::-1]) / 4).astype(np.float32)
+            self._timesteps = (np.log(self._train_sigmas[::-1]) / 4).astype(np.float32)
 
     def _interpolated(self, timesteps: np.ndarray) -> np.ndarray:
         if self.config.interpolation_type == "linear":
             return super()._interpolated(timesteps)
         return np.exp(np.interp(timesteps, np.arange(len(self)), np.log(self._train_sigmas)))
 
-    def _sigma_ends(self, sigmas: np.ndarray) -> tuple[float, float]:
-        highest, lowest = super()._sigma_ends(sigmas)
-        given_highest, given_lowest = self.config.sigma_max, self.config.sigma_min
-        return (
-            highest if given_highest is None else float(given_highest),
-            lowest if given_lowest is None else float(given_lowest),
-        )
-
     def _timesteps_of(self, sigmas: np.ndarray) -> np.ndarray:
         # The model is told sigma itself, so it need not be one of the training's.
         return np.log(sigmas) / 4 if self._continuous else super()._timesteps_of(sigmas)
 
-    def _start_sigma_run(self, count: int, timesteps: np.ndarray, sigmas: np.ndarray) -> None:
-        super()._start_sigma_run(count, self._timesteps_of(sigmas) if self._continuous else timesteps, sigmas)
+    def _start_sigma_run(self, count: int, timesteps: np.ndarray, sigmas: np.ndarray, final_sigma: float) -> None:
+        told = self._timesteps_of(sigmas) if self._continuous else timesteps
+        super()._start_sigma_run(count, told, sigmas, final_sigma)
 
     def _sigmas_at(self, timesteps: Array, library: Any) -> Array:
         return library.exp(4 * timesteps) if self._continuous else super()._sigmas_at(timesteps, library)
@@ -132,7 +120,7 @@ class EulerDiscreteScheduler(VarianceExplodingScheduler):
         index = self.position(timestep)
         require_running(generator)
         require_same_shape(sample, model_output=model_output)
-        sigma, sigma_next = self.sigmas[index : index + 2].tolist()
+        sigma, sigma_next = self._sigmas[index : index + 2].tolist()
         x0, epsilon = self._predicted(model_output, upcast(sample), sigma)
         # x + (sigma_next - sigma) * epsilon, but without the difference of large numbers at large sigmas.
         x_next, x0 = (x0 + sigma_next * epsilon).astype(sample.dtype), x0.astype(sample.dtype)

@@ -66,8 +66,8 @@ class LMSDiscreteScheduler(VarianceExplodingScheduler):
     ):
         self._set_noise_schedule()
 
-    def set_timesteps(self, num_inference_steps: int) -> None:
-        super().set_timesteps(num_inference_steps)
+    def _start_sigma_run(self, count: int, timesteps: np.ndarray, sigmas: np.ndarray, final_sigma: float) -> None:
+        super()._start_sigma_run(count, timesteps, sigmas, final_sigma)
         self._epsilons: list[Array] = []  # newest first
 
     def step(
@@ -100,10 +100,10 @@ class LMSDiscreteScheduler(VarianceExplodingScheduler):
         require_same_shape(sample, model_output=model_output)
         if order < 1:
             raise ValueError(f"order {order} is less than 1")
-        sigma, sigma_next = self.sigmas[index : index + 2].tolist()
+        sigma, sigma_next = self._sigmas[index : index + 2].tolist()
         x0, epsilon = self._predicted(model_output, upcast(sample), sigma)
         self._epsilons = [epsilon, *self._epsilons][:order]
-        nodes = self.sigmas[index - len(self._epsilons) + 1 : index + 1][::-1].tolist()
+        nodes = self._sigmas[index - len(self._epsilons) + 1 : index + 1][::-1].tolist()
         coefficients = multistep_coefficients(nodes, sigma, sigma_next)
         coefficients[0] += sigma  # from x_0 instead of the sample: no difference of large numbers at large sigmas
         x_next = sum((factor * past for factor, past in zip(coefficients, self._epsilons)), start=x0)

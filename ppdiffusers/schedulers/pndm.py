@@ -11,7 +11,7 @@ import numpy as np
 from ppdiffusers.config import register_to_config
 from ppdiffusers.random import Streams
 from ppdiffusers.schedulers.ddim import previous_sample
-from ppdiffusers.schedulers.noise_schedule import TIMESTEP_SPACINGS, require_one_of, spaced_timesteps
+from ppdiffusers.schedulers.noise_schedule import TIMESTEP_SPACINGS, require_one_of
 from ppdiffusers.schedulers.scheduler import (
     PREDICTION_TYPES,
     Array,
@@ -88,18 +88,11 @@ class PNDMScheduler(Scheduler):
         require_one_of("prediction_type", prediction_type, PREDICTION_TYPES)
         require_one_of("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
         self._set_noise_schedule()
-        self.final_alpha_cumprod = 1.0 if set_alpha_to_one else float(self.alphas_cumprod[0])
+        self.final_alpha_cumprod = 1.0 if set_alpha_to_one else float(self._alphas_cumprod[0])
 
-    def set_timesteps(self, num_inference_steps: int) -> None:
-        """Choose the timesteps of a run of `num_inference_steps` steps, and forget the run before.
-
-        Raises:
-            TypeError: not an integer.
-            ValueError: less than one step, or more than the model was trained on.
-        """
-        count = self._checked_steps(num_inference_steps)
-        spaced = spaced_timesteps(self.config.timestep_spacing, len(self), count, self.config.steps_offset).tolist()
-        alphas = self.alphas_cumprod[spaced].tolist() + [self.final_alpha_cumprod]
+    def _begin(self, timesteps: np.ndarray) -> None:
+        spaced, count = timesteps.tolist(), len(timesteps)
+        alphas = self._alphas_cumprod[spaced].tolist() + [self.final_alpha_cumprod]
         steps = list(zip(spaced, alphas, alphas[1:]))
         calls = []
         if self.config.skip_prk_steps and count > 1:
@@ -110,7 +103,7 @@ class PNDMScheduler(Scheduler):
             for index in range(warm_up):
                 (t, following), (start, end) = spaced[index : index + 2], alphas[index : index + 2]
                 middle = (t + following) // 2
-                halfway = float(self.alphas_cumprod[middle])
+                halfway = float(self._alphas_cumprod[middle])
                 places = ((t, halfway), (middle, halfway), (middle, end), (following, end))
                 calls += [Call(at, start, to, f"runge-kutta {stage}") for stage, (at, to) in enumerate(places)]
             steps = steps[warm_up:]
@@ -153,7 +146,7 @@ class PNDMScheduler(Scheduler):
         index = self._in_order(timestep)
         call = self._calls[index]
         x_t = upcast(sample)
-        alpha_prod_t = float(self.alphas_cumprod[call.timestep])
+        alpha_prod_t = float(self._alphas_cumprod[call.timestep])
         # Each output is turned into an epsilon where it was predicted; sums of v or x_0 mean nothing.
         _, epsilon = predicted_x0_and_epsilon(
             self.config.prediction_type, upcast(model_output), x_t, math.sqrt(alpha_prod_t), math.sqrt(1 - alpha_prod_t)
@@ -188,7 +181,7 @@ class PNDMScheduler(Scheduler):
             ValueError: no step begins there, or `set_timesteps` was not called.
         """
         value = plain_number(timestep)
-        if self.num_inference_steps and value in self.timesteps and value not in self._position:
+        if self.num_inference_steps and value in self._timesteps and value not in self._position:
             raise ValueError(
                 f"timestep {value} is halfway through a Runge-Kutta step; begin at one of "
                 f"{', '.join(map(str, self._position))}, or set skip_prk_steps=True"

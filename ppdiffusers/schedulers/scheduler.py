@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import operator
 import types
 from collections.abc import Mapping, MutableMapping, MutableSequence, MutableSet, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 
 import numpy as np
 
-from ppdiffusers.config import ConfigError, Configurable, PathLike
+from ppdiffusers.arguments import take_loading_options
+from ppdiffusers.config import ConfigError, Configurable, FrozenConfig, PathLike
 from ppdiffusers.outputs import Output
 from ppdiffusers.random import Streams, as_generators, randn_tensor
 from ppdiffusers.schedulers.noise_schedule import make_betas, rescale_to_zero_terminal_snr, spaced_timesteps
@@ -28,8 +31,7 @@ Self = TypeVar("Self", bound="Scheduler")
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
-# The config keys of the latent diffusion family (DDIM, DDPM, PNDM, LMS, Euler, ancestral Euler, multistep
-# DPM-Solver). Each scheduler keeps those of the others, so that swapping there and back loses nothing.
+# The config keys of all schedulers here. Each keeps those of the others, so that swapping there and back loses nothing.
 FAMILY_CONFIG_KEYS = frozenset(
     """
     num_train_timesteps beta_start beta_end beta_schedule trained_betas rescale_betas_zero_snr
@@ -39,11 +41,17 @@ FAMILY_CONFIG_KEYS = frozenset(
     use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_lu_lambdas use_flow_sigmas
     sigma_min sigma_max final_sigmas_type flow_shift use_dynamic_shifting time_shift_type
     solver_order solver_type algorithm_type lower_order_final euler_at_final lambda_min_clipped
+    predict_x0 disable_corrector solver_p shift_terminal original_inference_steps timestep_scaling
     """.split()
 )
 # Keys that say how the model was trained, with the value that every scheduler can do: one that does not
 # have the key refuses another value, where it merely carries the options of other samplers.
 MODEL_CONFIG_KEYS = {"rescale_betas_zero_snr": False, "use_flow_sigmas": False, "timestep_type": "discrete"}
+# Values of one key that name a method of one scheduler and not of its sisters: those take their own default.
+METHODS = {
+    "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver", "deis"),
+    "solver_type": ("midpoint", "heun", "logrho", "bh1", "bh2"),
+}
 
 
 @dataclass
@@ -60,6 +68,45 @@ class SchedulerOutput(Output):
     pred_original_sample: Array | None = None
 
 
+class Table:
+    """An attribute that shows the float64 or int64 numpy array `_name` of a scheduler as a tensor of Paddle.
+
+    The scheduler computes with the array. See `HostTensor` for what the tensor is like.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.array = name, f"_{name}"
+
+    def __get__(self, scheduler: Any, owner: type) -> Any:
+        if scheduler is None:
+            return self
+        array = getattr(scheduler, self.array)
+        source, tensor = scheduler._tensors.get(self.name, (None, None))
+        if source is not array:  # arrays are replaced, never written into
+            from ppdiffusers.schedulers.host_tensor import HostTensor, place_of
+
+            place = place_of(scheduler._device) if self.name == "timesteps" else None
+            tensor = HostTensor(array, "float32" if array.dtype == np.float64 else str(array.dtype), place)
+            scheduler._tensors[self.name] = array, tensor
+        return tensor
+
+    def __set__(self, scheduler: Any, values: Any) -> None:
+        """Takes what is there already, on another device perhaps; of `timesteps` any part, or others."""
+        array = getattr(scheduler, self.array)
+        new = np.asarray(values)
+        if self.name == "timesteps" and scheduler.num_inference_steps and not set(new.tolist()) - set(array.tolist()):
+            scheduler._tensors[self.name] = array, values
+        elif self.name == "timesteps":
+            scheduler.set_timesteps(timesteps=new)
+        elif new.shape == array.shape and np.allclose(new, array, rtol=1e-5):
+            scheduler._tensors[self.name] = array, values
+        else:
+            raise AttributeError(
+                f"{self.name} follow from the config; build another scheduler: "
+                f"{type(scheduler).__name__}.from_config(scheduler.config, trained_betas=...)"
+            )
+
+
 class Scheduler(Configurable):
     """Base of the schedulers: how a trained model's predictions turn noise into a sample.
 
@@ -69,8 +116,8 @@ class Scheduler(Configurable):
     A subclass decorates its constructor with `register_to_config` and calls `_set_noise_schedule` there.
 
     Attributes:
-        betas, alphas, alphas_cumprod: float64 numpy, `[num_train_timesteps]`.
-        timesteps: numpy, from the noisiest down; all of them until `set_timesteps`. int64, but float32
+        betas, alphas, alphas_cumprod: float32, `[num_train_timesteps]`.
+        timesteps: from the noisiest down; all of them until `set_timesteps`. int64, but float32
             where a scheduler goes between the training's timesteps.
         num_inference_steps: None until `set_timesteps`.
         init_noise_sigma: standard deviation of the noise that a run starts from.
@@ -84,10 +131,20 @@ class Scheduler(Configurable):
         "timestep_values": "from the first releases of diffusers; the timesteps follow from timestep_spacing",
     }
 
+    _methods: ClassVar[Mapping[str, Sequence[str]]] = {}  # which of `METHODS` are this scheduler's
+
     order: ClassVar[int] = 1
     init_noise_sigma: float = 1.0
     num_inference_steps: int | None = None
-    timesteps: np.ndarray
+    betas: Any = Table()
+    alphas: Any = Table()
+    alphas_cumprod: Any = Table()
+    timesteps: Any = Table()
+    _betas: np.ndarray
+    _alphas: np.ndarray
+    _alphas_cumprod: np.ndarray
+    _timesteps: np.ndarray
+    _device: Any = None  # of `timesteps`
     _next: int | None = None  # where a run of a scheduler that remembers goes on; None before its first step
 
     def _set_noise_schedule(self) -> None:
@@ -100,28 +157,33 @@ class Scheduler(Configurable):
             self._config = config._updated({"trained_betas": values})
         if config.get("rescale_betas_zero_snr", False):
             betas = rescale_to_zero_terminal_snr(betas)
-        self.betas = betas
-        self.alphas = 1 - betas
-        self.alphas_cumprod = np.cumprod(self.alphas)
-        self.timesteps = np.arange(total, dtype=np.int64)[::-1].copy()
+        self._betas = betas
+        self._alphas = 1 - betas
+        self._alphas_cumprod = np.cumprod(self._alphas)
+        self._timesteps = np.arange(total, dtype=np.int64)[::-1]
+        self._tensors: dict[str, tuple[np.ndarray, Any]] = {}  # what `Table` has made, and of what
 
     @classmethod
     def from_config(cls: type[Self], config: Mapping[str, Any] | PathLike, **overrides: Any) -> Self:
         """Build from a mapping, a JSON file, or another scheduler's `config`; keyword arguments win.
 
         Values that were given to the other scheduler are taken over, its class's own defaults are
-        not. Options of its sampler that this one lacks are kept for the way back.
+        not. Options of its sampler that this one lacks are kept for the way back, but for the names of
+        methods that share a key (`METHODS`): for those of another scheduler this one takes its own default.
 
         Raises:
             ConfigError: a key that no scheduler of the family knows, or a value that says how the model
                 was trained and that this scheduler cannot do.
         """
-        if not isinstance(config, Mapping):
-            config = cls.load_config(config)
-        if "predict_epsilon" in config:  # the first releases' way to say prediction_type
-            overrides = {"prediction_type": "epsilon" if config["predict_epsilon"] else "sample", **overrides}
-            config = {key: value for key, value in config.items() if key != "predict_epsilon"}
-        scheduler = super().from_config(config, **overrides)
+        values: Mapping[str, Any] = config if isinstance(config, Mapping) else cls.load_config(config)
+        if "predict_epsilon" in values:  # the first releases' way to say prediction_type
+            overrides = {"prediction_type": "epsilon" if values["predict_epsilon"] else "sample", **overrides}
+            values = {key: value for key, value in values.items() if key != "predict_epsilon"}
+        for key, methods in METHODS.items():
+            own = cls._methods.get(key, methods)
+            if values.get(key) in methods and values[key] not in own and key not in overrides:
+                values = FrozenConfig(dict(values), getattr(values, "_defaults", ()))._without(key)
+        scheduler = super().from_config(values, **overrides)
         for key, common in MODEL_CONFIG_KEYS.items():
             value = scheduler.config.get(key, common)
             if value != common and key not in cls.config_keys():
@@ -129,13 +191,28 @@ class Scheduler(Configurable):
         return scheduler
 
     @classmethod
-    def from_pretrained(cls: type[Self], folder: PathLike, subfolder: str | None = None) -> Self:
-        """Build from `folder[/subfolder]/scheduler_config.json`, written for this class or a sister of it.
+    def from_pretrained(cls: type[Self], name_or_path: PathLike, subfolder: str | None = None, **options: Any) -> Self:
+        """Build from `scheduler_config.json`, written for this class or a sister of it.
+
+        Args:
+            name_or_path: a folder, or the name of a model that `model_zoo` knows.
+            subfolder: the component, "scheduler" as a rule.
+            options: `cache_dir`, `endpoint`, `local_files_only`, `progress` of `model_zoo.download`; anything else is
+                a config key and wins over the file's value.
 
         Raises:
             ConfigError: no such file, not JSON, or an unknown key.
+            model_zoo.ModelZooError: an unknown name, or a download that failed.
         """
-        return cls.from_config(Path(folder) / (subfolder or "") / cls.config_name)
+        import model_zoo
+
+        take_loading_options(options)
+        names = ("cache_dir", "endpoint", "local_files_only", "progress")
+        download = {name: options.pop(name) for name in names if name in options}
+        folder = Path(name_or_path)  # a folder need not look like one to the zoo
+        if not folder.exists():
+            folder = model_zoo.resolve(name_or_path, **download)
+        return cls.from_config(folder / (subfolder or "") / cls.config_name, **options)
 
     def save_pretrained(self, folder: PathLike) -> None:
         """Write `folder/scheduler_config.json`; the folder is made where it is missing."""
@@ -160,22 +237,55 @@ class Scheduler(Configurable):
     def __len__(self) -> int:
         return self.config.num_train_timesteps
 
-    def set_timesteps(self, num_inference_steps: int) -> None:
-        """Choose the timesteps of a run of `num_inference_steps` steps, before its first one.
+    def __getattr__(self, name: str) -> Any:
+        """Options by their names, as in releases of diffusers before there was `config`."""
+        if not name.startswith("_") and name in self._config:
+            return self._config[name]
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+    @property
+    def compatibles(self) -> list[type[Scheduler]]:
+        """The classes that can be built from this one's config."""
+        family = importlib.import_module("ppdiffusers.schedulers")
+        classes = (
+            getattr(family, name) for name in family.__all__ if name.endswith("Scheduler") and name != "Scheduler"
+        )
+        return list(classes)
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[float] | None = None
+    ) -> None:
+        """Choose the timesteps of a run, before its first step, and forget the run before.
+
+        Args:
+            num_inference_steps: how many, spaced as the config says.
+            device: where the tensor `timesteps` is to be; the current device when not given.
+            timesteps: the timesteps themselves, from the noisiest down, instead of a number.
 
         Raises:
             TypeError: not an integer.
-            ValueError: less than one step, or more than the model was trained on; or a first timestep
-                without any signal, where noise is all that an epsilon model could predict.
+            ValueError: both or none of them, less than one step, more than the model was trained on, or
+                timesteps out of order; a first timestep without any signal, where noise is all that an epsilon
+                model could predict.
         """
-        count = self._checked_steps(num_inference_steps)
-        timesteps = spaced_timesteps(self.config.timestep_spacing, len(self), count, self.config.steps_offset)
-        if self.config.prediction_type == "epsilon" and self.alphas_cumprod[timesteps[0]] == 0:
+        self._device = device
+        if timesteps is None:
+            self._begin(self._spaced(self._checked_steps(num_inference_steps)))
+        else:
+            self._begin(self._checked_timesteps(num_inference_steps, timesteps))
+
+    def _spaced(self, count: int) -> np.ndarray:
+        """So many timesteps as the config spaces them."""
+        return spaced_timesteps(self.config.timestep_spacing, len(self), count, self.config.steps_offset)
+
+    def _begin(self, timesteps: np.ndarray) -> None:
+        """Make the schedule of a run with these timesteps."""
+        if self.config.prediction_type == "epsilon" and self._alphas_cumprod[timesteps[0]] == 0:
             raise ValueError(
                 f"timestep {timesteps[0]} has no signal (rescale_betas_zero_snr): x_0 cannot be had from a predicted "
                 "epsilon there; use a v_prediction model, or timestep_spacing 'leading' with fewer steps"
             )
-        self._start_run(count, timesteps)
+        self._start_run(len(timesteps), timesteps)
 
     def _checked_steps(self, num_inference_steps: Any) -> int:
         count = _step_count("num_inference_steps", num_inference_steps)
@@ -185,11 +295,36 @@ class Scheduler(Configurable):
             )
         return count
 
+    def _checked_timesteps(self, num_inference_steps: Any, given: Any) -> np.ndarray:
+        """Timesteps that a caller chose: int64 if all are whole."""
+        timesteps = falling("timesteps", given, num_inference_steps)
+        if timesteps[-1] < 0 or timesteps[0] > len(self) - 1:
+            raise ValueError(
+                f"timesteps from {timesteps[0]:g} to {timesteps[-1]:g} leave the training's, {len(self) - 1} to 0"
+            )
+        if not np.all(timesteps == np.round(timesteps)):
+            raise ValueError(f"timesteps of {type(self).__name__} are whole numbers, not {timesteps.tolist()}")
+        return timesteps.astype(np.int64)
+
     def _start_run(self, count: int, timesteps: np.ndarray) -> None:
-        self.timesteps = timesteps
+        self._timesteps = timesteps
         self.num_inference_steps = count
         self._position = {timestep: index for index, timestep in enumerate(timesteps.tolist())}
         self._next = None
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin the run at `timesteps[begin_index]`; a run may also just begin there, without being told.
+
+        Raises:
+            ValueError: `set_timesteps` was not called, or there is no such place.
+        """
+        if self.num_inference_steps is None or not 0 <= begin_index < len(self._timesteps):
+            raise ValueError(f"begin_index {begin_index} is no place in the timesteps; call set_timesteps first")
+        self._next = int(begin_index)
+
+    def index_for_timestep(self, timestep: Timestep) -> int:
+        """`position`, by diffusers' name."""
+        return self.position(timestep)
 
     def position(self, timestep: Timestep) -> int:
         """Where in `timesteps` a timestep stands: an integer, or an array or tensor that holds one.
@@ -218,9 +353,9 @@ class Scheduler(Configurable):
         if self.num_inference_steps is None or self._next is None:
             return self.position(timestep)
         value = plain_number(timestep)
-        if self._next == len(self.timesteps):
+        if self._next == len(self._timesteps):
             raise ValueError(f"timestep {value} comes after the last step; call set_timesteps before another run")
-        expected = self.timesteps[self._next].item()
+        expected = self._timesteps[self._next].item()
         if value != expected:
             raise ValueError(
                 f"timestep {value} is out of order: the next one is {expected}, and {type(self).__name__} "
@@ -291,11 +426,30 @@ class Scheduler(Configurable):
         """alpha_t and sigma_t, float64, at timesteps `[n]`, arrays of `library`; NaN where there is none."""
         if "int" not in str(timesteps.dtype):
             raise TypeError(f"timesteps are integers, not {timesteps.dtype}")
-        alpha_prod_t = entries(self.alphas_cumprod, timesteps)
+        alpha_prod_t = entries(self._alphas_cumprod, timesteps)
         return library.sqrt(alpha_prod_t), library.sqrt(1 - alpha_prod_t)
 
     def _missing_timestep(self, timestep: Any) -> str:
         return f"timestep {timestep} is not in 0 ... {len(self) - 1}"
+
+
+SchedulerMixin = Scheduler  # diffusers' name
+
+
+class KarrasDiffusionSchedulers(Enum):
+    """Names by which diffusers' pipelines say what schedulers they take."""
+
+    DDIMScheduler = 1
+    DDPMScheduler = 2
+    PNDMScheduler = 3
+    LMSDiscreteScheduler = 4
+    EulerDiscreteScheduler = 5
+    HeunDiscreteScheduler = 6
+    EulerAncestralDiscreteScheduler = 7
+    DPMSolverMultistepScheduler = 8
+    DPMSolverSinglestepScheduler = 9
+    UniPCMultistepScheduler = 13
+    DEISMultistepScheduler = 14
 
 
 def sigma_to_alpha_sigma_t(sigma: float) -> tuple[float, float]:
@@ -415,3 +569,17 @@ def _step_count(name: str, value: Any) -> int:
     if count < 1:
         raise ValueError(f"{name} {count} is less than 1; take at least one")
     return count
+
+
+def falling(name: str, given: Any, num_inference_steps: Any = None) -> np.ndarray:
+    """A list, array or tensor of numbers, each less than the one before, as float64 `[n]`.
+
+    Raises:
+        ValueError: they are something else, or a number of steps was given beside them.
+    """
+    if num_inference_steps is not None:
+        raise ValueError(f"num_inference_steps {num_inference_steps} and {name} were both given; give one of them")
+    values = np.asarray(given, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not np.all(values[1:] < values[:-1]):
+        raise ValueError(f"{name} are numbers, each less than the one before, not {values.tolist()}")
+    return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from ppdiffusers.schedulers.scheduler import (
     PREDICTION_TYPES,
     Array,
     Scheduler,
+    Table,
     Timestep,
     beside,
     entries,
+    falling,
     predicted_x0_and_epsilon,
     sigma_to_alpha_sigma_t,
     upcast,
@@ -35,18 +38,22 @@ class SigmaScheduler(Scheduler):
     """Base of the schedulers whose steps lead from one sigma, sigma_t / alpha_t, to the next.
 
     Attributes:
-        sigmas: float64 numpy, `[n + 1]`: that of each of `timesteps`, and where the last step leads.
+        sigmas: float32, `[n + 1]`: that of each of `timesteps`, and where the last step leads.
     """
 
-    sigmas: np.ndarray
+    sigmas: Any = Table()
+    _sigmas: np.ndarray
     _final_sigma: float = 0.0
 
     def _set_noise_schedule(self) -> None:
         config = self.config
         require_one_of("prediction_type", config.prediction_type, PREDICTION_TYPES)
-        require_one_of("timestep_spacing", config.timestep_spacing, TIMESTEP_SPACINGS)
+        # A constructor's own: what a swap carries through the config comes in only later.
+        self._timestep_spacing = config.get("timestep_spacing", "linspace")
+        self._steps_offset = config.get("steps_offset", 0)
+        require_one_of("timestep_spacing", self._timestep_spacing, TIMESTEP_SPACINGS)
         super()._set_noise_schedule()
-        alphas_cumprod = self.alphas_cumprod.copy()
+        alphas_cumprod = self._alphas_cumprod.copy()
         if alphas_cumprod[-1] == 0:
             alphas_cumprod[-1] = LEAST_ALPHA
         self._train_sigmas = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)  # [T], rising
@@ -54,14 +61,86 @@ class SigmaScheduler(Scheduler):
         if len(chosen) > 1:
             raise ValueError(f"use_{chosen[0]}_sigmas and use_{chosen[1]}_sigmas exclude each other; set one of them")
         self._sigma_spacing = chosen[0] if chosen else None
-        self.sigmas = np.append(self._train_sigmas[::-1], 0.0)
+        self._sigmas = np.append(self._train_sigmas[::-1], 0.0)
+        self._given_ends = config.get("sigma_max", None), config.get("sigma_min", None)
+        if self._sigma_spacing is None and self._given_ends != (None, None):
+            raise ValueError(
+                f"sigma_min {config.sigma_min} and sigma_max {config.sigma_max} are the ends of a spacing of sigmas; "
+                "set use_karras_sigmas, use_exponential_sigmas or use_beta_sigmas, or leave them out"
+            )
 
     def _set_final_sigma(self, final_sigmas_type: str) -> None:
         """Where the last step leads: `zero`, or `sigma_min`, the sigma of timestep 0."""
         require_one_of("final_sigmas_type", final_sigmas_type, ("zero", "sigma_min"))
         self._final_sigma = 0.0 if final_sigmas_type == "zero" else float(self._train_sigmas[0])
 
-    def _start_sigma_run(self, count: int, timesteps: np.ndarray, sigmas: np.ndarray) -> None:
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        """Choose timesteps and sigmas of a run, before its first step, and forget the run before.
+
+        Args:
+            num_inference_steps: how many steps, spaced as the config says.
+            device: where the tensor `timesteps` is to be; the current device when not given.
+            timesteps: the timesteps themselves, from the noisiest down, instead of a number; fractions are taken.
+            sigmas: the sigmas themselves, one more than steps, the last where the last step leads: 0 as a rule.
+
+        Raises:
+            TypeError: not an integer.
+            ValueError: none of the three or more than one, a number out of range, values out of order or outside
+                the training's, or timesteps beside a spacing of sigmas.
+        """
+        self._device = device
+        if sigmas is not None:
+            if timesteps is not None:
+                raise ValueError("timesteps and sigmas were both given; give one of them")
+            values = falling("sigmas", sigmas, num_inference_steps)
+            if len(values) < 2 or values[-1] < 0:
+                raise ValueError(f"sigmas are at least two numbers, the last 0 or more, not {values.tolist()}")
+            self._start_sigma_run(len(values) - 1, self._timesteps_of(values[:-1]), values[:-1], values[-1])
+        elif timesteps is not None:
+            if self._sigma_spacing is not None:
+                raise ValueError(
+                    f"timesteps have their own sigmas, and use_{self._sigma_spacing}_sigmas asks for others; "
+                    "leave one of them out"
+                )
+            places = self._checked_timesteps(num_inference_steps, timesteps)
+            self._start_sigma_run(len(places), places, self._interpolated(places), self._final_sigma)
+        else:
+            count = self._checked_steps(num_inference_steps)
+            if self._sigma_spacing is None:
+                places = self._spaced(count)
+                values = self._interpolated(places)
+            else:
+                values = spaced_sigmas(self._sigma_spacing, *self._sigma_ends(count), count)
+                places = self._timesteps_of(values)
+            self._start_sigma_run(count, places, values, self._final_sigma)
+
+    def _checked_timesteps(self, num_inference_steps: Any, given: Any) -> np.ndarray:
+        timesteps = falling("timesteps", given, num_inference_steps)
+        if timesteps[-1] < 0 or timesteps[0] > len(self) - 1:
+            raise ValueError(
+                f"timesteps from {timesteps[0]:g} to {timesteps[-1]:g} leave the training's, {len(self) - 1} to 0"
+            )
+        return timesteps
+
+    def _interpolated(self, timesteps: np.ndarray) -> np.ndarray:
+        """Sigmas at timesteps."""
+        return np.interp(timesteps, np.arange(len(self)), self._train_sigmas)
+
+    def _sigma_ends(self, count: int) -> tuple[float, float]:
+        """Highest and lowest of `count` spaced sigmas: those of the whole training, or of the config."""
+        highest, lowest = self._given_ends
+        return (
+            float(self._train_sigmas[-1]) if highest is None else float(highest),
+            float(self._train_sigmas[0]) if lowest is None else float(lowest),
+        )
+
+    def _start_sigma_run(self, count: int, timesteps: np.ndarray, sigmas: np.ndarray, final_sigma: float) -> None:
         """Take timesteps and sigmas of a run, `[n]` each."""
         if np.all(timesteps == np.round(timesteps)):
             timesteps = timesteps.astype(np.int64)
@@ -72,7 +151,7 @@ class SigmaScheduler(Scheduler):
                 f"{count} steps give the same timestep twice, so the model could not tell them apart; take fewer steps"
             )
         self._start_run(count, timesteps)
-        self.sigmas = np.append(sigmas, self._final_sigma)
+        self._sigmas = np.append(sigmas, final_sigma)
 
     def _timesteps_of(self, sigmas: np.ndarray) -> np.ndarray:
         """Timesteps of chosen sigmas.
@@ -96,10 +175,10 @@ class SigmaScheduler(Scheduler):
         sigmas = entries(self._train_sigmas, whole.astype("int64") * (1 - fractional) - fractional)
         if self.num_inference_steps is None:
             return sigmas
-        run = beside(self.timesteps.astype(np.float64), timesteps)
+        run = beside(self._timesteps.astype(np.float64), timesteps)
         same = timesteps.reshape([-1, 1]) == run  # [n, steps]
         places = same.astype("int64").argmax(axis=1)
-        return library.where(same.any(axis=1), entries(self.sigmas, places), sigmas)
+        return library.where(same.any(axis=1), entries(self._sigmas, places), sigmas)
 
     def _factors(self, timesteps: Array, library: Any) -> tuple[Array, Array]:
         sigmas = self._sigmas_at(timesteps.astype("float64"), library)
@@ -119,37 +198,28 @@ class VarianceExplodingScheduler(SigmaScheduler):
 
     def _set_init_noise_sigma(self) -> None:
         # `leading` begins as DDIM does, at variance 1 after scaling; the others at noise alone.
-        highest = float(self.sigmas.max())
-        noise_alone = self.config.timestep_spacing in ("linspace", "trailing")
+        highest = float(self._sigmas.max())
+        noise_alone = self._timestep_spacing in ("linspace", "trailing")
         self.init_noise_sigma = highest if noise_alone else math.sqrt(highest**2 + 1)
 
-    def set_timesteps(self, num_inference_steps: int) -> None:
-        """Choose timesteps and sigmas of a run of `num_inference_steps` steps, and forget the run before.
-
-        `linspace` is not rounded here: timesteps may lie between the training's.
-
-        Raises:
-            TypeError: not an integer.
-            ValueError: less than one step, or more than the model was trained on; sigmas outside the training's.
-        """
-        count = self._checked_steps(num_inference_steps)
-        spacing = self.config.timestep_spacing
-        if spacing == "linspace":
-            timesteps = np.linspace(0, len(self) - 1, count)[::-1]
-        else:
-            timesteps = spaced_timesteps(spacing, len(self), count, self.config.steps_offset).astype(np.float64)
-        sigmas = self._interpolated(timesteps)
-        if self._sigma_spacing is not None:
-            sigmas = spaced_sigmas(self._sigma_spacing, *self._sigma_ends(sigmas), count)
-            timesteps = self._timesteps_of(sigmas)
-        self._start_sigma_run(count, timesteps, sigmas)
+    def _start_sigma_run(self, count: int, timesteps: np.ndarray, sigmas: np.ndarray, final_sigma: float) -> None:
+        super()._start_sigma_run(count, timesteps, sigmas, final_sigma)
         self._set_init_noise_sigma()
 
-    def _interpolated(self, timesteps: np.ndarray) -> np.ndarray:
-        return np.interp(timesteps, np.arange(len(self)), self._train_sigmas)
+    def _spaced(self, count: int) -> np.ndarray:
+        """`linspace` is not rounded here: timesteps may lie between the training's."""
+        if self._timestep_spacing == "linspace":
+            return np.linspace(0, len(self) - 1, count)[::-1]
+        return spaced_timesteps(self._timestep_spacing, len(self), count, self._steps_offset).astype(np.float64)
 
-    def _sigma_ends(self, sigmas: np.ndarray) -> tuple[float, float]:
-        return float(sigmas[0]), float(sigmas[-1])
+    def _sigma_ends(self, count: int) -> tuple[float, float]:
+        """Those of the spaced timesteps, or of the config."""
+        sigmas = self._interpolated(self._spaced(count))
+        highest, lowest = self._given_ends
+        return (
+            float(sigmas[0]) if highest is None else float(highest),
+            float(sigmas[-1]) if lowest is None else float(lowest),
+        )
 
     def scale_model_input(self, sample: Array, timestep: Timestep | None = None) -> Array:
         """The sample divided by sqrt(sigma^2 + 1), so that data of variance 1 has it again, in its own type.
@@ -161,7 +231,7 @@ class VarianceExplodingScheduler(SigmaScheduler):
         """
         if timestep is None:
             raise ValueError(f"{type(self).__name__} scales by the timestep; pass one of scheduler.timesteps")
-        alpha_t, _ = sigma_to_alpha_sigma_t(float(self.sigmas[self.position(timestep)]))
+        alpha_t, _ = sigma_to_alpha_sigma_t(float(self._sigmas[self.position(timestep)]))
         return (upcast(sample) * alpha_t).astype(sample.dtype)
 
     def add_noise(self, original_samples: Array, noise: Array, timesteps: Any) -> Array:

@@ -35,7 +35,7 @@ def test_help_is_a_screen_that_ends_in_examples(command, capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_list_of_commands_says_what_each_says(command, capsys):
-    module = __import__(f"ppdiffusers.cli.{command}", fromlist=["PURPOSE"])
+    module = __import__(f"ppdiffusers.cli.{command.replace('-', '_')}", fromlist=["PURPOSE"])
     assert module.PURPOSE == COMMANDS[command]
 
 
@@ -52,9 +52,9 @@ def test_examples_of_the_help_are_understood(tmp_path, monkeypatch):
     parser = build_parser(None)
     count = 0
     for command in COMMANDS:
-        module = __import__(f"ppdiffusers.cli.{command}", fromlist=["EXAMPLES"])
+        module = __import__(f"ppdiffusers.cli.{command.replace('-', '_')}", fromlist=["EXAMPLES"])
         for line in module.EXAMPLES.strip().splitlines():
-            found = re.search(r"ppdiffusers (\w+) (.*?)(  +\S.*|>.*|\)\".*|\| .*)?$", line)
+            found = re.search(r"ppdiffusers ([\w-]+) (.*?)(  +\S.*|>.*|\)\".*|\| .*)?$", line)
             if found:
                 import shlex
 
@@ -199,3 +199,16 @@ def test_an_unknown_command_is_one_line(capsys):
     assert main_module.main(["upscal", "a.png"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "upscale" in line
+
+
+def test_the_runner_of_exported_models_comes_with_the_package(tmp_path, capsys):
+    assert main(["deploy-runner"]) == 0
+    script = capsys.readouterr().out
+    assert script == (ROOT / "ppdiffusers/deploy/run_super_resolution.py").read_text()
+    assert "ppdiffusers" not in re.findall(r"^ *(?:import|from) (\w+)", script, re.M)
+    assert main(["deploy-runner", str(tmp_path / "new")]) == 0
+    written = sorted(file.name for file in (tmp_path / "new").iterdir())
+    assert {"README.md", "check_part.cc", "run_super_resolution.py"} <= set(written)
+    assert capsys.readouterr().out.split() == [str(tmp_path / "new" / name) for name in written]
+    assert main(["deploy-runner", str(tmp_path / "new")]) == 2
+    assert "exists; give another folder" in capsys.readouterr().err

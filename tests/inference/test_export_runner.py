@@ -18,7 +18,7 @@ from ppdiffusers import DDIMScheduler, EulerDiscreteScheduler, Generator
 
 pytestmark = pytest.mark.skipif(not hasattr(paddle, "pir_utils"), reason="programs are written by paddle 3")
 
-RUNNER = Path(__file__).parents[2] / "scripts/deploy/run_super_resolution.py"
+RUNNER = Path(__file__).parents[2] / "ppdiffusers/deploy/run_super_resolution.py"
 
 
 @pytest.fixture(scope="module")

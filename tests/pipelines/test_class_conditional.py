@@ -180,7 +180,7 @@ def test_saved_and_loaded(pipeline, tmp_path):
         (dict(num_inference_steps=-1), "-1"),
         (dict(num_inference_steps=1001), "1001"),
         (dict(eta=2), "2"),
-        (dict(output_type="pt"), "pt"),
+        (dict(output_type="jpeg"), "jpeg"),
         (dict(generator=[1, 2]), "2"),
         (dict(latents=np.full((1, 3, 8, 8), np.nan, np.float32)), "NaN"),
         (dict(class_label=1), "class_label"),

@@ -225,7 +225,7 @@ def test_a_model_of_unknown_classes_takes_every_class_token_but_no_modifiers(pip
         (dict(num_inference_steps=-1), "-1"),
         (dict(num_inference_steps=1001), "1001"),
         (dict(eta=-1), "-1"),
-        (dict(output_type="pt"), "pt"),
+        (dict(output_type="jpeg"), "jpeg"),
         (dict(generator=[1, 2]), "2"),
         (dict(latents=np.full((1, 3, 8, 8), np.nan, np.float32)), "NaN"),
         (dict(box=[BOX]), "box"),

@@ -225,7 +225,7 @@ def test_every_scheduler(pipeline, seen, name, config):
         (dict(segmentation="nowhere.png"), "nowhere.png does not exist"),
         (dict(num_inference_steps=-1), "-1"),
         (dict(eta=2), "2"),
-        (dict(output_type="pt"), "pt"),
+        (dict(output_type="jpeg"), "jpeg"),
         (dict(generator=[1, 2]), "2"),
         (dict(latents=np.zeros((1, 3, 8, 8), np.float32)), r"\[1, 3, 8, 8\]"),
         (dict(latents=np.full((1, 3, 4, 4), np.inf, np.float32)), "infinite"),

@@ -87,7 +87,7 @@ def test_outputs_callback_and_stream(pipeline):
         (dict(batch_size=1.0), "1.0"),
         (dict(num_inference_steps=-1), "-1"),
         (dict(eta=2), "2"),
-        (dict(output_type="pt"), "pt"),
+        (dict(output_type="jpeg"), "jpeg"),
         (dict(generator=[1, 2]), "2"),
         (dict(latents=np.full((1, 3, 8, 8), np.inf, np.float32)), "infinite"),
         (dict(prompt="a face"), "prompt"),

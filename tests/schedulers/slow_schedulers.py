@@ -16,7 +16,18 @@ from ppdiffusers.random import Generator
 
 SHAPE = (2, 2, 2, 3)
 LATENT = {"beta_start": 0.0015, "beta_end": 0.0155, "beta_schedule": "scaled_linear"}
-GROWING = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler")
+GROWING = (
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+)
+EXPONENTIAL = (
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+)
 
 
 def difference(ours, other):
@@ -82,11 +93,14 @@ def slow_sigmas(name, config, steps):
     """Timesteps, and sigmas with the last one."""
     table = [math.sqrt((1 - a) / a) if a > 0 else math.sqrt(2**24 - 1) for a in slow_alphas(config)]
     total, spacing = len(table), config.get("timestep_spacing", "linspace")
-    if name == "DPMSolverMultistepScheduler":
+    if name == "DPMSolverSinglestepScheduler":
+        spacing = "linspace"
+    if name in EXPONENTIAL:
         total = sum(-math.log(sigma) >= config.get("lambda_min_clipped", -math.inf) for sigma in table)
         extra = spacing != "trailing"
         timesteps = slow_timesteps({**config, "num_train_timesteps": total}, steps + extra, spacing)[:steps]
         sigmas, ends = [table[t] for t in timesteps], (table[-1], table[0])
+        ends = config.get("sigma_max") or ends[0], config.get("sigma_min") or ends[1]
     else:
         if spacing == "linspace":
             timesteps = [(total - 1) * (steps - 1 - i) / max(steps - 1, 1) for i in range(steps)]
@@ -108,7 +122,8 @@ def slow_sigmas(name, config, steps):
             timesteps.append(low + math.log(sigma / table[low]) / math.log(table[low + 1] / table[low]))
     if config.get("timestep_type") == "continuous":
         timesteps = [math.log(sigma) / 4 for sigma in sigmas]
-    return timesteps, sigmas + [table[0] if config.get("final_sigmas_type") == "sigma_min" else 0.0]
+    to_least = config.get("final_sigmas_type") == "sigma_min" or name == "DEISMultistepScheduler"
+    return timesteps, sigmas + [table[0] if to_least else 0.0]
 
 
 # Predictions.
@@ -251,59 +266,229 @@ def slow_growing(name, config, steps, x, noises, begin, order=4):
     return timesteps[begin:], samples
 
 
+def slow_heun(config, steps, x, noises, begin):
+    """The trapezoidal rule, with an Euler step for the unknown end."""
+    timesteps, sigmas = slow_sigmas("HeunDiscreteScheduler", config, steps)
+
+    def slope(x, i):
+        a = 1 / (1 + sigmas[i] ** 2)
+        output = slow_model(x * math.sqrt(a), timesteps[i])
+        x0, _ = slow_read(config.get("prediction_type", "epsilon"), output, x * math.sqrt(a), a)
+        if config.get("clip_sample"):
+            x0 = slow_restrict_all(x0, config)
+        return (x - x0) / sigmas[i]
+
+    called, samples = [], []
+    for i in range(begin, steps):
+        first = slope(x, i)
+        called.append(timesteps[i])
+        samples.append(x + (sigmas[i + 1] - sigmas[i]) * first)
+        if i + 1 < steps:
+            called.append(timesteps[i + 1])
+            second = slope(samples[-1], i + 1)
+            samples.append(x + (sigmas[i + 1] - sigmas[i]) * (first + second) / 2)
+        x = samples[-1]
+    return called, samples
+
+
+def slow_lcm(config, steps, x, noises, begin):
+    alphas, samples = (
+        slow_alphas({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, **config}),
+        [],
+    )
+    original = config.get("original_inference_steps", 50)
+    distilled = [(k + 1) * (len(alphas) // original) - 1 for k in range(original)][::-1]
+    timesteps = [distilled[i * original // steps] for i in range(steps)]
+    for i in range(begin, steps):
+        t = timesteps[i]
+        x0, _ = slow_read(config.get("prediction_type", "epsilon"), slow_model(x, t), x, alphas[t])
+        x0 = slow_restrict_all(x0, {"clip_sample": False, **config})
+        far = t * config.get("timestep_scaling", 10.0) / 0.5  # in units of the data's deviation
+        x = far / math.sqrt(far**2 + 1) * x0 + x / (far**2 + 1)
+        if i < steps - 1:
+            a = alphas[timesteps[i + 1]]
+            x = math.sqrt(a) * x + math.sqrt(1 - a) * next(noises)
+        samples.append(x)
+    return timesteps[begin:], samples
+
+
+def slow_ddim_inverse(config, steps, x, noises, begin):
+    alphas, samples = slow_alphas(config), []
+    timesteps = slow_timesteps(config, steps)[::-1]
+    a = alphas[timesteps[begin - 1]] if begin else 1.0 if config.get("set_alpha_to_one", True) else alphas[0]
+    for t in timesteps[begin:]:
+        x0, epsilon = slow_read(config.get("prediction_type", "epsilon"), slow_model(x, t), x, a)
+        a = alphas[t]
+        x = math.sqrt(a) * slow_restrict_all(x0, config) + math.sqrt(1 - a) * epsilon
+        samples.append(x)
+    return timesteps[begin:], samples
+
+
 POINTS, WEIGHTS = np.polynomial.legendre.leggauss(40)
 
 
+def slow_polynomial(used, place):
+    """Lagrange's through pairs of place and value."""
+    return sum(
+        value * math.prod((place - other) / (at - other) for other, _ in used if other != at) for at, value in used
+    )
+
+
+def slow_converted(config, x, s, t, data):
+    """The predicted x_0 or epsilon at the sigma s, for the model at t."""
+    alpha_s = 1 / math.sqrt(1 + s * s)
+    x0, epsilon = slow_read(config.get("prediction_type", "epsilon"), slow_model(x, t), x, alpha_s**2)
+    if config.get("thresholding"):
+        x0 = slow_restrict_all(x0, config)
+        epsilon = (x - alpha_s * x0) / (alpha_s * s)
+    return x0 if data else epsilon
+
+
+def slow_integral(x, s, t, used, data, noisy, noise, midpoint):
+    """Variation of constants from the sigma s to t, with a polynomial in lambda integrated by quadrature."""
+    alpha_s, alpha_t = 1 / math.sqrt(1 + s * s), 1 / math.sqrt(1 + t * t)
+    if t == 0:
+        return used[0][1] if data else (x - alpha_s * s * used[0][1]) / alpha_s
+    start, end = -math.log(s), -math.log(t)
+    places = (start + end) / 2 + (end - start) / 2 * POINTS
+    values = [slow_polynomial(used, (start + end) / 2 if midpoint and len(used) == 2 else place) for place in places]
+    # d(x / spread) = e^lambda x_0 dlambda, d(x / signal) = -e^-lambda epsilon dlambda; the SDE
+    # doubles what comes from the model, adds noise, and for x_0 decays x once more.
+    if data:
+        k = 2 if noisy else 1
+        kernel = [k * math.exp(-k * (end - place)) for place in places]
+        integral = sum(w * g * v for w, g, v in zip(WEIGHTS, kernel, values)) * (end - start) / 2
+        x = alpha_t * t / (alpha_s * s) * math.exp((start - end) * (k - 1)) * x + alpha_t * integral
+        return x + (alpha_t * t * math.sqrt(1 - math.exp(2 * (start - end))) * noise if noisy else 0)
+    kernel = [math.exp(-place) for place in places]
+    integral = sum(w * g * v for w, g, v in zip(WEIGHTS, kernel, values)) * (end - start) / 2
+    x = alpha_t / alpha_s * x - alpha_t * (2 if noisy else 1) * integral
+    return x + (alpha_t * t * math.sqrt(math.exp(2 * (end - start)) - 1) * noise if noisy else 0)
+
+
+def slow_order(config, steps, i, t):
+    """Of a multistep solver, where it has to be lower."""
+    few = config.get("lower_order_final", True) and steps < 15
+    if i == steps - 1 and (few or t == 0 or config.get("euler_at_final")):
+        return 1
+    return 2 if i == steps - 2 and few else 3
+
+
 def slow_dpm(config, steps, x, noises, begin):
-    """Variation of constants, with the polynomial in lambda integrated by quadrature."""
     timesteps, sigmas = slow_sigmas("DPMSolverMultistepScheduler", config, steps)
     algorithm = config.get("algorithm_type", "dpmsolver++")
     noisy, data = algorithm.startswith("sde"), algorithm.endswith("++")
+    midpoint = config.get("solver_type", "midpoint") == "midpoint"
     samples, past = [], []
     for i in range(begin, steps):
         s, t = sigmas[i], sigmas[i + 1]
-        alpha_s, alpha_t = 1 / math.sqrt(1 + s * s), 1 / math.sqrt(1 + t * t)
-        x0, epsilon = slow_read(config.get("prediction_type", "epsilon"), slow_model(x, timesteps[i]), x, alpha_s**2)
-        if config.get("thresholding"):
-            x0 = slow_restrict_all(x0, config)
-            epsilon = (x - alpha_s * x0) / (alpha_s * s)
-        past = [(-math.log(s), x0 if data else epsilon), *past][: config.get("solver_order", 2)]
-        order, few = len(past), config.get("lower_order_final", True) and steps < 15
-        if i == steps - 1 and (few or t == 0 or config.get("euler_at_final")):
-            order = 1
-        elif i == steps - 2 and few:
-            order = min(order, 2)
+        past = [(-math.log(s), slow_converted(config, x, s, timesteps[i], data)), *past][
+            : config.get("solver_order", 2)
+        ]
         noise = next(noises) if noisy else 0.0
-        if t == 0:
-            x = (x - alpha_s * s * past[0][1]) / alpha_s if not data else x0
-        else:
-            start, end = -math.log(s), -math.log(t)
-            places = (start + end) / 2 + (end - start) / 2 * POINTS
-            used = past[:order]
-
-            def model(place, used=used):
-                return sum(
-                    value * math.prod((place - other) / (at - other) for other, _ in used if other != at)
-                    for at, value in used
-                )
-
-            midpoint = order == 2 and config.get("solver_type", "midpoint") == "midpoint"
-            values = [model((start + end) / 2 if midpoint else place) for place in places]
-            # d(x / spread) = e^lambda x_0 dlambda, d(x / signal) = -e^-lambda epsilon dlambda; the SDE
-            # doubles what comes from the model, adds noise, and for x_0 decays x once more.
-            if data:
-                k = 2 if noisy else 1
-                kernel = [k * math.exp(-k * (end - place)) for place in places]
-                integral = sum(w * g * v for w, g, v in zip(WEIGHTS, kernel, values)) * (end - start) / 2
-                x = alpha_t * t / (alpha_s * s) * math.exp((start - end) * (k - 1)) * x + alpha_t * integral
-                x = x + alpha_t * t * math.sqrt(1 - math.exp(2 * (start - end))) * noise
-            else:
-                kernel = [math.exp(-place) for place in places]
-                integral = sum(w * g * v for w, g, v in zip(WEIGHTS, kernel, values)) * (end - start) / 2
-                x = alpha_t / alpha_s * x - alpha_t * (2 if noisy else 1) * integral
-                x = x + alpha_t * t * math.sqrt(math.exp(2 * (end - start)) - 1) * noise
+        x = slow_integral(x, s, t, past[: slow_order(config, steps, i, t)], data, noisy, noise, midpoint)
         samples.append(x)
     return timesteps[begin:], samples
+
+
+def slow_deis(config, steps, x, noises, begin):
+    """d(x / alpha) = epsilon drho, with Lagrange's polynomial in log(rho) and quadrature in rho."""
+    timesteps, sigmas = slow_sigmas("DEISMultistepScheduler", config, steps)
+    samples, past = [], []
+    for i in range(begin, steps):
+        s, t = sigmas[i], sigmas[i + 1]
+        past = [(math.log(s), slow_converted(config, x, s, timesteps[i], False)), *past][
+            : config.get("solver_order", 2)
+        ]
+        used = past[: slow_order(config, steps, i, t)]
+        integral = 0.0
+        for low, high in zip(np.geomspace(s, t, 9), np.geomspace(s, t, 9)[1:]):
+            places = (low + high) / 2 + (high - low) / 2 * POINTS
+            integral = integral + (high - low) / 2 * sum(
+                w * slow_polynomial(used, math.log(place)) for w, place in zip(WEIGHTS, places)
+            )
+        x = (x * math.sqrt(1 + s * s) + integral) / math.sqrt(1 + t * t)
+        samples.append(x)
+    return timesteps[begin:], samples
+
+
+def slow_singlestep(config, steps, x, noises, begin):
+    timesteps, sigmas = slow_sigmas("DPMSolverSinglestepScheduler", config, steps)
+    algorithm, size = config.get("algorithm_type", "dpmsolver++"), config.get("solver_order", 2)
+    noisy, data = algorithm.startswith("sde"), algorithm.endswith("++")
+    midpoint = config.get("solver_type", "midpoint") == "midpoint"
+    orders = [1 + i % size for i in range(steps)]
+    if config.get("lower_order_final") or steps % size or sigmas[-1] == 0:
+        if steps % size == 0 and size > 1:
+            orders[-1] = 1  # the last group ends a step early
+        if sigmas[-1] == 0:
+            orders[-1] = 1
+    samples, group = [], []
+    for i in range(begin, steps):
+        order = min(orders[i], len(group) + 1)
+        if order == 1:
+            group, first = [], i
+            start = x
+        group.append((-math.log(sigmas[i]), slow_converted(config, x, sigmas[i], timesteps[i], data)))
+        used = [group[0], group[-1]] if midpoint and order > 2 else group
+        noise = next(noises) if noisy else 0.0
+        x = slow_integral(start, sigmas[first], sigmas[i + 1], used, data, noisy, noise, midpoint and order == 2)
+        samples.append(x)
+    return timesteps[begin:], samples
+
+
+def slow_unipc(config, steps, x, noises, begin):
+    """Algorithms 5 to 8 of arXiv 2302.04867, with its linear systems, and the phi-functions by quadrature."""
+    timesteps, sigmas = slow_sigmas("UniPCMultistepScheduler", config, steps)
+    data, highest = config.get("predict_x0", True), config.get("solver_order", 2)
+    samples, past, last = [], [], None  # past: pairs of place and value, newest first
+
+    def update(x, i, j, used):
+        """From sigma i to j; the first of `used` is at i."""
+        s, t = sigmas[i], sigmas[j]
+        alpha_s, alpha_t = 1 / math.sqrt(1 + s * s), 1 / math.sqrt(1 + t * t)
+        if t == 0:
+            return used[0][1] if data else (x - alpha_s * s * used[0][1]) / alpha_s
+        h = math.log(s / t)
+        z, sign, scale = (-h, -1, alpha_t) if data else (h, -1, alpha_t * t)
+        growth = math.exp(z) - 1
+        B = z if config.get("solver_type") == "bh1" else growth
+        ratios = [(math.log(s) - math.log(place)) / h for place, _ in used[1:]]
+        differences = [(value - used[0][1]) / r for r, (_, value) in zip(ratios, used[1:])]
+        rhos = [0.5]
+        if len(ratios) > 1:
+            u = (POINTS + 1) / 2
+            phi = [sum(WEIGHTS / 2 * np.exp((1 - u) * z) * u**k / math.factorial(k)) for k in range(1, len(ratios) + 1)]
+            b = [z * value * math.factorial(k + 1) / B for k, value in enumerate(phi)]
+            rhos = np.linalg.solve([[r**k for r in ratios] for k in range(len(ratios))], b)
+        linear = alpha_t * t / (alpha_s * s) if data else alpha_t / alpha_s
+        x = linear * x + sign * scale * growth * used[0][1]
+        return x + sign * scale * B * sum(rho * d for rho, d in zip(rhos, differences))
+
+    for i in range(begin, steps):
+        new = (sigmas[i], slow_converted(config, x, sigmas[i], timesteps[i], data))
+        if last is not None and i - 1 not in config.get("disable_corrector", ()):
+            x = update(last[0], i - 1, i, [*past[: last[1]], new])
+        past = [new, *past][:highest]
+        order = min(len(past), steps - i if config.get("lower_order_final", True) else highest)
+        order = 1 if sigmas[i + 1] == 0 else order
+        last = x, order
+        x = update(x, i, i + 1, past[:order])
+        samples.append(x)
+    return timesteps[begin:], samples
+
+
+SLOW = {
+    "DDIMInverseScheduler": slow_ddim_inverse,
+    "DDPMScheduler": slow_ddpm,
+    "DEISMultistepScheduler": slow_deis,
+    "DPMSolverMultistepScheduler": slow_dpm,
+    "DPMSolverSinglestepScheduler": slow_singlestep,
+    "HeunDiscreteScheduler": slow_heun,
+    "LCMScheduler": slow_lcm,
+    "PNDMScheduler": slow_pndm,
+    "UniPCMultistepScheduler": slow_unipc,
+}
 
 
 def slow_run(name, config, steps, begin=0):
@@ -314,10 +499,10 @@ def slow_run(name, config, steps, begin=0):
     if name in GROWING:
         highest = slow_sigmas(name, config, steps)[1][0]
         x = x * (math.hypot(highest, 1) if config.get("timestep_spacing") == "leading" else highest)
-        timesteps, samples = slow_growing(name, config, steps, x, noises, begin)
+    if name in SLOW:
+        timesteps, samples = SLOW[name](config, steps, x, noises, begin)
     else:
-        run = {"DDPMScheduler": slow_ddpm, "PNDMScheduler": slow_pndm, "DPMSolverMultistepScheduler": slow_dpm}[name]
-        timesteps, samples = run(config, steps, x, noises, begin)
+        timesteps, samples = slow_growing(name, config, steps, x, noises, begin)
     return timesteps, np.stack(samples)
 
 
@@ -327,7 +512,7 @@ def slow_run(name, config, steps, begin=0):
 def our_run(name, config, steps, begin=0, library=paddle.to_tensor):
     """As `slow_run`; `begin` is an index of `timesteps`."""
     scheduler = getattr(ppdiffusers, name)(**config)
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(**(steps if isinstance(steps, dict) else {"num_inference_steps": steps}))
     x = library(np.random.RandomState(0).standard_normal(SHAPE).astype(np.float32)) * scheduler.init_noise_sigma
     stream, samples = Generator(1), []
     for t in scheduler.timesteps[begin:]:

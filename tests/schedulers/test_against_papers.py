@@ -11,6 +11,8 @@ PREDICTIONS = ["epsilon", "sample", "v_prediction"]
 SPACINGS = ["leading", "linspace", "trailing"]
 EULER, ANCESTRAL, LMS = "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler"
 DDPM, PNDM, DPM = "DDPMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"
+SINGLE, DEIS, UNIPC = "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"
+HEUN, LCM, INVERSE = "HeunDiscreteScheduler", "LCMScheduler", "DDIMInverseScheduler"
 KARRAS, V, X0 = {"use_karras_sigmas": True}, {"prediction_type": "v_prediction"}, {"prediction_type": "sample"}
 TRAILING, SIGMA_MIN = {"timestep_spacing": "trailing"}, {"final_sigmas_type": "sigma_min"}
 COSINE, ZERO_SNR = {"beta_schedule": "squaredcos_cap_v2"}, {"rescale_betas_zero_snr": True}
@@ -23,10 +25,14 @@ def identify(value):
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("name", [DDPM, PNDM, EULER, ANCESTRAL, LMS, DPM])
+@pytest.mark.parametrize("name", [DDPM, PNDM, EULER, ANCESTRAL, LMS, DPM, HEUN, DEIS, UNIPC, INVERSE])
 def test_every_spacing_and_prediction(name, spacing, prediction_type, steps):
     config = {**LATENT, "timestep_spacing": spacing, "prediction_type": prediction_type}
-    assert_follows_paper(name, {**config, "clip_sample": False} if name == DDPM else config, steps)
+    if name in (DDPM, INVERSE):
+        config["clip_sample"] = False
+    if name == INVERSE and prediction_type == "sample":
+        config["set_alpha_to_one"] = False
+    assert_follows_paper(name, config, steps)
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -39,10 +45,51 @@ def test_dpm_solver(algorithm, spacing, order, steps):
     assert_follows_paper(DPM, config, steps)
 
 
+@pytest.mark.parametrize("steps", [5, 6, 20])
+@pytest.mark.parametrize("final", ["zero", "sigma_min"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("solver", ["midpoint", "heun"])
+@pytest.mark.parametrize("algorithm", ["dpmsolver++", "dpmsolver", "sde-dpmsolver++"])
+def test_dpm_solver_singlestep(algorithm, solver, order, final, steps):
+    config = {"algorithm_type": algorithm, "solver_type": solver, "solver_order": order, "final_sigmas_type": final}
+    assert_follows_paper(SINGLE, {**LATENT, **config}, steps)
+
+
+@pytest.mark.parametrize("steps", [3, 5, 20])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("solver", ["bh1", "bh2"])
+@pytest.mark.parametrize("data", [True, False])
+@pytest.mark.parametrize("spacing", [{}, KARRAS, SIGMA_MIN, {"lower_order_final": False}], ids=str)
+def test_unipc(data, solver, order, spacing, steps):
+    config = {"predict_x0": data, "solver_type": solver, "solver_order": order, **spacing}
+    assert_follows_paper(UNIPC, {**LATENT, **config}, steps)
+
+
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize(
     ("name", "config"),
     [
+        *[(name, KARRAS) for name in (HEUN, DEIS, SINGLE)],
+        *[(name, {"use_exponential_sigmas": True, **V}) for name in (HEUN, DEIS, SINGLE, UNIPC)],
+        *[(DEIS, {"solver_order": order, **more}) for order in (1, 3) for more in ({}, {"lower_order_final": False})],
+        (DEIS, {"beta_schedule": "sigmoid", **V}),
+        (DEIS, {"thresholding": True, "sample_max_value": 2.0}),
+        (HEUN, {"clip_sample": True, "clip_sample_range": 0.5}),
+        (HEUN, {"timestep_spacing": "leading", "steps_offset": 1}),
+        (SINGLE, {"lower_order_final": True, "solver_order": 3, **SIGMA_MIN}),
+        (SINGLE, {**COSINE, **V, "lambda_min_clipped": -5.1}),
+        *[(SINGLE, {"variance_type": kind}) for kind in ("learned", "learned_range")],
+        (UNIPC, {"disable_corrector": [0, 2], "solver_order": 3}),
+        (UNIPC, {**KARRAS, "sigma_min": 0.1, "sigma_max": 10.0}),
+        (UNIPC, {**ZERO_SNR, **TRAILING, **V}),
+        (UNIPC, {"thresholding": True, "sample_max_value": 2.0}),
+        (LCM, {}),
+        (LCM, {**V, "original_inference_steps": 100, "timestep_scaling": 0.01}),
+        (LCM, {**X0, "clip_sample": True, "clip_sample_range": 0.5}),
+        (LCM, {"thresholding": True, "sample_max_value": 2.0}),
+        (INVERSE, {}),
+        (INVERSE, {"clip_sample_range": 0.8, "steps_offset": 1}),
+        (INVERSE, {**ZERO_SNR, **TRAILING, **V}),
         *[(name, {**KARRAS, **more}) for name in (EULER, LMS, DPM) for more in ({}, V, TRAILING)],
         *[(name, {"use_exponential_sigmas": True}) for name in (EULER, LMS, DPM)],
         *[(name, {**ZERO_SNR, **TRAILING, **V}) for name in (EULER, ANCESTRAL, DPM, DDPM)],
@@ -82,12 +129,14 @@ def test_options(name, config, steps):
     assert_follows_paper(name, {**LATENT, **config}, steps)
 
 
-@pytest.mark.parametrize("name", [DDPM, EULER, ANCESTRAL, LMS, DPM, PNDM])
+@pytest.mark.parametrize("name", [DDPM, EULER, ANCESTRAL, LMS, DPM, PNDM, SINGLE, DEIS, UNIPC, HEUN, LCM, INVERSE])
 @pytest.mark.parametrize("begin", [1, 2, 3, 7, 19])
 def test_a_run_may_begin_in_the_middle(name, begin):
     if name == PNDM:  # whether the doubled timestep is met once or twice
         config = {**LATENT, "skip_prk_steps": True}
         assert_follows_paper(name, config, 20, begin, begin + 1)
+    elif name == HEUN:  # at the second of a timestep's two entries
+        assert_follows_paper(HEUN, LATENT, 20, begin, 2 * begin)
     else:
         assert_follows_paper(name, LATENT, 20, begin)
 
@@ -113,8 +162,8 @@ def test_pndm_with_few_steps(skip, steps):
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        *[(name, {}) for name in (DDPM, PNDM, EULER, ANCESTRAL, LMS)],
-        (DPM, {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
+        *[(name, {}) for name in (DDPM, PNDM, EULER, ANCESTRAL, LMS, DEIS, UNIPC, HEUN, LCM, INVERSE)],
+        *[(name, {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}) for name in (DPM, SINGLE)],
         *[(name, {"thresholding": True, "sample_max_value": 1.5}) for name in (DDPM, DPM)],
         *[(name, {"variance_type": kind}) for name in (DDPM, DPM) for kind in ("learned", "learned_range")],
     ],

@@ -8,6 +8,10 @@ What the orders need:
 - DDIM is first order everywhere; `leading` with the alpha of timestep 0 last ends at the data's end of the schedule.
 - Euler, LMS and DPM-Solver end at the sigma of timestep 0 (`sigma_min`; LMS, which has no such option, is
   compared before its last step): from there to 0 is one step of the same length however many there are.
+- Heun is compared before its last step, which is an Euler step to 0.
+- Singlestep DPM-Solver needs steps that go into groups; its third order, the published one, a middle output at a third
+  and at two thirds of lambda, so exponential sigmas.
+- UniPC of order p converges with p + 1, by its corrector; the first steps' lower orders hold back what is higher.
 - LMS and DPM-Solver of higher order go by Karras's or Lu's sigmas. Even timesteps of a latent diffusion
   schedule leave the last steps long in lambda (1.3 with 80 steps), and the order does not show yet:
   DPM-Solver++ 2M has a slope of 1.1 there.
@@ -32,6 +36,8 @@ LATENT = {"beta_start": 0.0015, "beta_end": 0.0155, "beta_schedule": "scaled_lin
 STARTS = np.array([[-1.3], [0.2], [0.9], [2.0]])
 STEPS = (10, 20, 40, 80)
 SIGMA_MIN = {"final_sigmas_type": "sigma_min", "lower_order_final": False}
+KARRAS, EVEN = {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}  # EVEN in lambda
+DEIS, SINGLE, UNIPC = "DEISMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler"
 
 
 def deviation(alpha):
@@ -68,9 +74,9 @@ def run(scheduler, steps, standard, generator=None, stop=None):
     return (x * math.sqrt(last) if growing else x), last
 
 
-def errors(name, config, stop=None):
+def errors(name, config, stop=None, number_of_steps=STEPS):
     values = []
-    for steps in STEPS:
+    for steps in number_of_steps:
         x, alpha = run(getattr(ppdiffusers, name)(**{**LATENT, **config}), steps, STARTS, stop=stop)
         values.append(np.abs(x - on_solution(STARTS, alpha)).max())
     return values
@@ -113,15 +119,56 @@ def errors(name, config, stop=None):
             )
             for kind in ("dpmsolver++", "dpmsolver")
         ],
+        *[("HeunDiscreteScheduler", spacing, 1.8) for spacing in (KARRAS, EVEN)],
+        *[
+            (DEIS, {"lower_order_final": False, "solver_order": order, **spacing}, order - 0.2)
+            for order, spacing in ((1, KARRAS), (2, KARRAS), (2, EVEN), (3, EVEN))
+        ],
+        *[
+            (
+                SINGLE,
+                {**SIGMA_MIN, "algorithm_type": kind, "solver_type": solver, "solver_order": order, **EVEN},
+                order - 0.2,
+            )
+            for kind in ("dpmsolver++", "dpmsolver")
+            for order, solver in ((1, "midpoint"), (2, "midpoint"), (2, "heun"), (3, "midpoint"))
+        ],
+        *[
+            (
+                UNIPC,
+                {**SIGMA_MIN, "predict_x0": data, "solver_type": solver, "solver_order": order, **KARRAS},
+                order + 0.8,
+            )
+            for data in (True, False)
+            for order, solver in ((1, "bh2"), (2, "bh1"), (3, "bh2"))
+        ],
     ],
     ids=str,
 )
 def test_order_of_convergence(name, config, order):
-    values = errors(name, config, stop=-1 if name == "LMSDiscreteScheduler" else None)
-    slope = -np.polyfit(np.log(STEPS), np.log(values), 1)[0]
+    number = tuple(steps * 6 // 5 for steps in STEPS) if name == SINGLE else STEPS
+    values = errors(name, config, -1 if name in ("LMSDiscreteScheduler", "HeunDiscreteScheduler") else None, number)
+    slope = -np.polyfit(np.log(number), np.log(values), 1)[0]
     assert slope >= order, values
-    first = -np.polyfit(np.log(STEPS[:3]), np.log(values[:3]), 1)[0]  # no luck in the smallest error
+    first = -np.polyfit(np.log(number[:3]), np.log(values[:3]), 1)[0]  # no luck in the smallest error
     assert first >= 0.9 * order, values
+
+
+def test_ddim_inverse_follows_the_ode_upwards_and_ddim_leads_back():
+    there, back, number = [], [], (40, 80, 160, 320)
+    for steps in number:
+        inverse = ppdiffusers.DDIMInverseScheduler(**LATENT, clip_sample=False, set_alpha_to_one=False)
+        forwards = ppdiffusers.DDIMScheduler.from_config(inverse.config)
+        x = start = on_solution(STARTS, float(inverse.alphas_cumprod[0]))
+        for scheduler in (inverse, forwards):
+            scheduler.set_timesteps(steps)
+            for t in scheduler.timesteps:
+                x = scheduler.step(true_epsilon(x, float(scheduler.alphas_cumprod[int(t)])), t, x).prev_sample
+            if scheduler is inverse:
+                there.append(np.abs(x - on_solution(STARTS, float(scheduler.alphas_cumprod[int(t)]))).max())
+        back.append(np.abs(x - start).max())
+    for values in (there, back):
+        assert -np.polyfit(np.log(number), np.log(values), 1)[0] >= 0.9, values
 
 
 def test_pndm_is_second_order_for_v_prediction_too():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import json
@@ -11,7 +12,7 @@ import fake_torch
 import numpy as np
 import paddle
 import pytest
-from slow_schedulers import GROWING, LATENT
+from slow_schedulers import EXPONENTIAL, GROWING, LATENT
 
 import ppdiffusers
 import ppdiffusers.schedulers.scheduler
@@ -25,10 +26,14 @@ NAMES = [
     "LMSDiscreteScheduler",
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
+    "HeunDiscreteScheduler",
+    "LCMScheduler",
+    "DDIMInverseScheduler",
+    *EXPONENTIAL,
 ]
-REMEMBERING = ["PNDMScheduler", "LMSDiscreteScheduler", "DPMSolverMultistepScheduler"]
-NOISY = {"DDIMScheduler": {"eta": 1.0}, "DDPMScheduler": {}, "EulerAncestralDiscreteScheduler": {}}
+REMEMBERING = ["PNDMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler", *EXPONENTIAL]
+NOISY = {"DDIMScheduler": {"eta": 1.0}, "DDPMScheduler": {}, "EulerAncestralDiscreteScheduler": {}, "LCMScheduler": {}}
+WITHOUT_ZERO_SNR = ["PNDMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler", "DEISMultistepScheduler"]
 SHAPE = [2, 3, 2, 2]
 
 # As published, with the keys of sister classes that such files carry.
@@ -67,6 +72,41 @@ PUBLISHED = {
         "set_alpha_to_one": False, "skip_prk_steps": True, "solver_order": 2, "solver_type": "midpoint",
         "steps_offset": 1, "thresholding": False, "trained_betas": None, "lambda_min_clipped": float("-inf"),
         "variance_type": None, "use_flow_sigmas": False, "flow_shift": 1.0, "predict_epsilon": False,
+    },
+    "UniPCMultistepScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "disable_corrector": (), "dynamic_thresholding_ratio": 0.995, "final_sigmas_type": "zero",
+        "lower_order_final": True, "num_train_timesteps": 1000, "predict_x0": True, "prediction_type": "epsilon",
+        "sample_max_value": 1.0, "set_alpha_to_one": False, "skip_prk_steps": True, "solver_order": 2, "solver_p": None,
+        "solver_type": "bh2", "steps_offset": 1, "thresholding": False, "timestep_spacing": "linspace",
+        "trained_betas": None, "use_karras_sigmas": False,
+    },
+    "DPMSolverSinglestepScheduler": {
+        "algorithm_type": "dpmsolver++", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "lambda_min_clipped": float("-inf"), "lower_order_final": True, "num_train_timesteps": 1000,
+        "sample_max_value": 1.0, "solver_order": 2, "solver_type": "midpoint", "steps_offset": 1,
+        "thresholding": False, "timestep_spacing": "leading", "trained_betas": None, "variance_type": None,
+    },
+    "DEISMultistepScheduler": {
+        "algorithm_type": "deis", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "lower_order_final": True, "num_train_timesteps": 1000, "solver_order": 2, "solver_type": "logrho",
+        "steps_offset": 1, "thresholding": False, "trained_betas": None, "use_karras_sigmas": False,
+    },
+    "HeunDiscreteScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "interpolation_type": "linear", "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True,
+        "steps_offset": 1, "timestep_spacing": "linspace", "trained_betas": None, "use_karras_sigmas": True,
+    },
+    "LCMScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "clip_sample_range": 1.0, "num_train_timesteps": 1000, "original_inference_steps": 50,
+        "rescale_betas_zero_snr": False, "sample_max_value": 1.0, "set_alpha_to_one": True, "steps_offset": 0,
+        "thresholding": False, "timestep_scaling": 10.0, "timestep_spacing": "leading", "trained_betas": None,
+    },
+    "DDIMInverseScheduler": {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False,
+        "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+        "trained_betas": None,
     },
 }  # fmt: skip
 
@@ -111,7 +151,7 @@ def test_a_swap_takes_what_was_given_and_not_the_defaults(first, second):
     assert target.config == plain.config
     back = getattr(ppdiffusers, first).from_config(target.config)
     assert back.config == source.config
-    given = make(first, timestep_spacing="trailing", steps_offset=1)
+    given = getattr(ppdiffusers, first).from_config({**LATENT, "timestep_spacing": "trailing", "steps_offset": 1})
     target = getattr(ppdiffusers, second).from_config(given.config)
     assert (target.config.timestep_spacing, target.config.steps_offset) == ("trailing", 1)
 
@@ -125,11 +165,20 @@ def test_a_ddim_file_without_a_spacing_gives_euler_its_own(tmp_path):
     assert ppdiffusers.EulerDiscreteScheduler.from_config(ddim.config).config.timestep_spacing == "leading"
 
 
+def test_copies_and_pickles_have_their_own_tensors():
+    scheduler = started("EulerDiscreteScheduler")
+    _ = scheduler.timesteps, scheduler.sigmas
+    for twin in (scheduler.copy(), copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
+        twin.set_timesteps(3)
+        assert len(twin.timesteps) == 3 and len(twin.sigmas) == 4
+        assert len(scheduler.timesteps) == 6 and len(scheduler.sigmas) == 7
+
+
 def test_options_of_a_sampler_survive_a_round_trip_through_one_without_them():
     config = {"use_karras_sigmas": True, "solver_order": 3, "algorithm_type": "sde-dpmsolver++"}
     first = make("DPMSolverMultistepScheduler", **config)
     config = first.config
-    for name in (*NAMES, "DPMSolverMultistepScheduler"):
+    for name in (*[name for name in NAMES if name not in EXPONENTIAL], "DPMSolverMultistepScheduler"):
         scheduler = getattr(ppdiffusers, name).from_config(pickle.loads(pickle.dumps(config)))
         config = scheduler.config
         scheduler.set_timesteps(5)
@@ -140,6 +189,27 @@ def test_options_of_a_sampler_survive_a_round_trip_through_one_without_them():
     assert np.array_equal(ancestral.sigmas, started("EulerAncestralDiscreteScheduler", 5).sigmas)
 
 
+def test_the_name_of_a_method_stays_with_its_scheduler():
+    """`algorithm_type` and `solver_type` mean other things elsewhere: a sister takes its own default."""
+    unipc = make("UniPCMultistepScheduler", solver_type="bh1", solver_order=3)
+    deis = ppdiffusers.DEISMultistepScheduler.from_config(unipc.config)
+    assert (deis.config.solver_type, deis.config.algorithm_type, deis.config.solver_order) == ("logrho", "deis", 3)
+    dpm = ppdiffusers.DPMSolverMultistepScheduler.from_config(dict(deis.config))
+    assert (dpm.config.solver_type, dpm.config.algorithm_type, dpm.config.solver_order) == (
+        "midpoint",
+        "dpmsolver++",
+        3,
+    )
+    single = ppdiffusers.DPMSolverSinglestepScheduler.from_config(
+        make(dpm.__class__.__name__, solver_type="heun").config
+    )
+    assert single.config.solver_type == "heun"  # the same method here
+    with pytest.raises(ValueError, match="solver_type 'bh2'"):
+        ppdiffusers.DEISMultistepScheduler.from_config(deis.config, solver_type="bh2")
+    with pytest.raises(ValueError, match="solver_type 'hun'"):
+        ppdiffusers.DEISMultistepScheduler.from_config({**LATENT, "solver_type": "hun"})
+
+
 def test_trained_betas_survive_a_swap():
     betas = np.linspace(0.01, 0.3, 30, dtype=np.float32)
     first = ppdiffusers.DDPMScheduler(num_train_timesteps=30, trained_betas=betas)
@@ -148,7 +218,7 @@ def test_trained_betas_survive_a_swap():
     assert second.config.timestep_spacing == "linspace"
 
 
-@pytest.mark.parametrize("name", ["PNDMScheduler", "LMSDiscreteScheduler"])
+@pytest.mark.parametrize("name", WITHOUT_ZERO_SNR)
 def test_a_swap_that_would_lose_how_the_model_was_trained_is_an_error(name):
     source = make("DDIMScheduler", rescale_betas_zero_snr=True, prediction_type="v_prediction")
     with pytest.raises(ConfigError, match=f"{name} cannot do rescale_betas_zero_snr True"):
@@ -179,7 +249,19 @@ def test_a_swap_that_would_lose_how_the_model_was_trained_is_an_error(name):
         ("DDPMScheduler", {"variance_type": "small"}, "variance_type 'small'"),
         ("DDPMScheduler", {"thresholding": True, "dynamic_thresholding_ratio": 2}, "dynamic_thresholding_ratio 2"),
         *[(name, {"prediction_type": "v"}, "prediction_type 'v'") for name in NAMES],
-        *[(name, {"timestep_spacing": "even"}, "timestep_spacing 'even'") for name in NAMES],
+        *[(name, {"timestep_spacing": "even"}, "timestep_spacing") for name in NAMES],
+        ("DEISMultistepScheduler", {"solver_order": 4}, "solver_order 4"),
+        ("DEISMultistepScheduler", {"solver_type": "midpoint"}, "solver_type 'midpoint'.*logrho"),
+        ("DEISMultistepScheduler", {"algorithm_type": "dpmsolver"}, "algorithm_type 'dpmsolver'.*deis"),
+        ("DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver"}, "algorithm_type 'sde-dpmsolver'"),
+        ("UniPCMultistepScheduler", {"solver_order": 5}, "solver_order 5"),
+        ("UniPCMultistepScheduler", {"solver_type": "heun"}, "solver_type 'heun'.*bh1, bh2"),
+        ("UniPCMultistepScheduler", {"solver_p": object()}, "solver_p.*not supported"),
+        ("UniPCMultistepScheduler", {"shift_terminal": 0.1}, "shift_terminal.*not supported"),
+        ("UniPCMultistepScheduler", {"sigma_min": 0.1}, "sigma_min 0.1.*use_karras_sigmas"),
+        ("HeunDiscreteScheduler", {"use_karras_sigmas": True, "use_beta_sigmas": True}, "exclude each other"),
+        ("LCMScheduler", {"original_inference_steps": 1001}, "original_inference_steps 1001.*50 as a rule"),
+        ("DDIMInverseScheduler", {"prediction_type": "sample"}, "set set_alpha_to_one=False"),
         *[(name, {"beta_schedule": "laplace"}, "beta_schedule 'laplace'") for name in NAMES],
     ],
 )
@@ -212,9 +294,9 @@ def test_wrong_numbers_of_steps(name, config, steps, message):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_number_of_steps_runs(name):
     for steps in (1, 2, 3, 999):
-        scheduler = started(name, steps)
+        scheduler = started(name, steps, **({"original_inference_steps": 1000} if name == "LCMScheduler" else {}))
         assert scheduler.num_inference_steps == steps
-        assert scheduler.timesteps.dtype in (np.int64, np.float32)
+        assert scheduler.timesteps.dtype in (paddle.int64, paddle.float32)
         if steps < 4:
             assert np.isfinite(walk(scheduler, np.ones(SHAPE, np.float32), scheduler.timesteps)).all()
 
@@ -263,7 +345,7 @@ def test_outputs_by_name_and_tuple(name):
     output = first.step(x, t, x, generator=Generator(0))
     as_tuple = second.step(x, t, x, generator=Generator(0), return_dict=False)
     assert isinstance(as_tuple, tuple) and len(as_tuple) == len(output)
-    assert len(output) == (1 if name in ("PNDMScheduler", "DPMSolverMultistepScheduler") else 2)
+    assert len(output) == (1 if name in ("PNDMScheduler", *EXPONENTIAL) else 2)
     assert np.array_equal(output.prev_sample.numpy(), as_tuple[0].numpy())
 
 
@@ -359,7 +441,7 @@ def test_noise_is_added_as_the_run_goes_on_from_there(name):
     scheduler = make(name)
     x0, noise = np.random.RandomState(0).standard_normal((2, *SHAPE)).astype(np.float32)
     for timesteps in ([3, 999], 500):
-        alphas = scheduler.alphas_cumprod[np.broadcast_to(timesteps, 2)].reshape(2, 1, 1, 1)
+        alphas = scheduler.alphas_cumprod[np.broadcast_to(timesteps, 2)].numpy().reshape(2, 1, 1, 1)
         expected = np.sqrt(alphas) * x0 + np.sqrt(1 - alphas) * noise
         noisy = scheduler.add_noise(x0, noise, timesteps)
         assert noisy.dtype == np.float32
@@ -395,9 +477,145 @@ def test_a_growing_sample_is_scaled_to_variance_one(name):
 def test_continuous_timesteps_tell_sigma():
     config = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
     scheduler = started("EulerDiscreteScheduler", **config)
-    assert np.allclose(np.exp(4 * scheduler.timesteps), scheduler.sigmas[:-1], rtol=1e-5)
+    assert np.allclose(np.exp(4 * scheduler.timesteps.numpy()), scheduler.sigmas[:-1], rtol=1e-5)
     x = np.ones(SHAPE, np.float32)
     assert np.allclose(scheduler.add_noise(x, x, np.log(3.0) / 4), 4)
+
+
+# Timesteps, sigmas and tables: as tensors, and as the caller gives them.
+
+
+def deduplicated(values):
+    return sorted({float(value) for value in values}, reverse=True)
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, np.array, paddle.to_tensor])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_timesteps_of_a_run_may_be_given(name, wrap):
+    config = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    spaced, given = started(name, **config), make(name, **config)
+    given.set_timesteps(timesteps=wrap(deduplicated(spaced.timesteps)))
+    assert given.num_inference_steps == 6 and given.timesteps.dtype == spaced.timesteps.dtype
+    assert given.timesteps.tolist() == spaced.timesteps.tolist()
+    x = np.random.RandomState(0).standard_normal(SHAPE).astype(np.float32)
+    expected = walk(spaced, x, spaced.timesteps, Generator(0))
+    assert np.allclose(walk(given, x, given.timesteps, Generator(0)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*GROWING, *EXPONENTIAL])
+def test_the_sigmas_of_a_run_may_be_given(name):
+    spaced, given = started(name), make(name)
+    given.set_timesteps(sigmas=deduplicated(spaced.sigmas))
+    assert np.allclose(given.timesteps, spaced.timesteps, atol=0.01)
+    assert given.sigmas.tolist() == spaced.sigmas.tolist()
+    assert given.init_noise_sigma == spaced.init_noise_sigma
+    given.set_timesteps(sigmas=paddle.to_tensor([9.0, 1.0, 0.5]))
+    assert [float(given.sigmas[0]), float(given.sigmas[-1])] == [9.0, 0.5] and given.num_inference_steps == 2
+    x = np.ones(SHAPE, np.float32)
+    assert np.isfinite(walk(given, x, given.timesteps)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("DDIMScheduler", {"num_inference_steps": 3, "timesteps": [5, 3]}, "were both given"),
+        ("DDIMScheduler", {"timesteps": [5, 5]}, r"each less than the one before, not \[5.0, 5.0\]"),
+        ("DDIMScheduler", {"timesteps": []}, "each less than the one before"),
+        ("DDIMScheduler", {"timesteps": [1000, 3]}, "leave the training's, 999 to 0"),
+        ("DDIMScheduler", {"timesteps": [3, -1]}, "leave the training's"),
+        ("DDIMScheduler", {"timesteps": [3.5, 1]}, "are whole numbers"),
+        ("EulerDiscreteScheduler", {"timesteps": [1000.5, 3]}, "leave the training's, 999 to 0"),
+        ("EulerDiscreteScheduler", {"timesteps": [3], "sigmas": [3, 0]}, "timesteps and sigmas were both given"),
+        ("EulerDiscreteScheduler", {"num_inference_steps": 3, "sigmas": [3, 0]}, "sigmas were both given"),
+        ("EulerDiscreteScheduler", {"sigmas": [3]}, "at least two numbers, the last 0 or more"),
+        ("EulerDiscreteScheduler", {"sigmas": [3, -1]}, "the last 0 or more"),
+        ("EulerDiscreteScheduler", {"sigmas": [300, 0]}, "leave those of the training timesteps"),
+        ("LCMScheduler", {"num_inference_steps": 51}, "more than the 50 that original_inference_steps"),
+        ("LCMScheduler", {"num_inference_steps": 4, "strength": 1.5}, "strength 1.5"),
+        ("LCMScheduler", {"num_inference_steps": 4, "original_inference_steps": 0}, "original_inference_steps 0"),
+    ],
+)
+def test_wrong_timesteps_and_sigmas(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(name).set_timesteps(**options)
+
+
+def test_given_timesteps_exclude_a_spacing_of_sigmas():
+    with pytest.raises(ValueError, match="use_karras_sigmas asks for others"):
+        make("EulerDiscreteScheduler", use_karras_sigmas=True).set_timesteps(timesteps=[5, 3])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timesteps_and_tables_are_tensors_and_numpy_takes_them_too(name):
+    scheduler = make(name)
+    for device in (None, "cpu", paddle.CPUPlace(), "cuda" if not paddle.is_compiled_with_cuda() else "gpu"):
+        scheduler.set_timesteps(6, device=device)
+        assert isinstance(scheduler.timesteps, paddle.Tensor) and isinstance(scheduler.alphas_cumprod, paddle.Tensor)
+    t = scheduler.timesteps[1]
+    assert isinstance(t, paddle.Tensor) and t.shape == [] and [t.item()] == scheduler.timesteps[1:2].tolist()
+    assert [int(t) for t in scheduler.timesteps] == scheduler.timesteps.cast("int64").tolist()
+    assert t.expand([2]).cast("float32").tolist() == [float(t)] * 2
+    assert f"{t}" == str(t.item()) and f"{scheduler.alphas_cumprod[3]:.3f}" == f"{scheduler._alphas_cumprod[3]:.3f}"
+    chosen = scheduler.alphas_cumprod[paddle.to_tensor([3, 999])]
+    assert chosen.dtype == paddle.float32 == scheduler.betas.dtype == scheduler.alphas.dtype
+    assert np.allclose(chosen.numpy(), scheduler._alphas_cumprod[[3, 999]], rtol=1e-6)
+    assert float(scheduler.alphas_cumprod[999]) == scheduler._alphas_cumprod[999]
+    array = np.ones([2, 2], np.float32) * scheduler.alphas_cumprod[3]  # numpy's beside numpy, Paddle's beside Paddle
+    assert type(array) is np.ndarray and array.dtype == np.float32
+    assert isinstance(paddle.ones([2, 2]) * scheduler.alphas_cumprod[3], paddle.Tensor)
+    assert np.allclose(np.sqrt(scheduler.alphas_cumprod), np.sqrt(scheduler._alphas_cumprod), rtol=1e-6)
+    if hasattr(scheduler, "sigmas"):
+        assert scheduler.sigmas.dtype == paddle.float32 and len(scheduler.sigmas) == len(scheduler.timesteps) + 1
+
+
+def test_a_tensor_that_was_written_into_is_read_from_where_it_is():
+    timesteps = started("DDIMScheduler").timesteps
+    timesteps[0] = 7
+    assert (timesteps[0].item(), int(timesteps[0]), timesteps.tolist()[0], timesteps.numpy()[0]) == (7, 7, 7, 7)
+    assert [int(t) for t in timesteps][0] == 7 and timesteps[:2].tolist()[0] == 7
+    for write in (
+        lambda table: table.set_value(np.full([1000], 0.5, np.float32)),
+        lambda table: paddle.assign(paddle.full([1000], 0.5), table),
+        lambda table: table.copy_(paddle.full([1000], 0.5), False),
+        lambda table: table.scale_(0.0) + table.add_(paddle.full([1000], 0.5)),
+    ):
+        layer, table = paddle.nn.Layer(), started("DDIMScheduler").alphas_cumprod
+        layer.register_buffer("table", table)
+        write(table)
+        assert float(table[3]) == 0.5 == table.tolist()[7] and np.asarray(table)[3] == 0.5
+        assert layer.state_dict()["table"] is table
+
+
+def test_what_may_be_assigned():
+    scheduler = started("EulerDiscreteScheduler", 10)
+    scheduler.timesteps = scheduler.timesteps[4:]  # image to image: the schedule stays
+    assert len(scheduler.timesteps) == 6 and scheduler.position(scheduler.timesteps[0]) == 4
+    x = np.ones(SHAPE, np.float32)
+    expected = walk(started("EulerDiscreteScheduler", 10), x, started("EulerDiscreteScheduler", 10).timesteps[4:])
+    assert np.array_equal(walk(scheduler, x, scheduler.timesteps), expected)
+    scheduler.timesteps = [500, 20]
+    assert scheduler.num_inference_steps == 2 and scheduler.timesteps.tolist() == [500, 20]
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.cpu()
+    with pytest.raises(AttributeError, match="from_config.*trained_betas"):
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod * 0.5
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_run_may_be_told_where_it_begins(name):
+    config = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    scheduler, x = started(name, **config), np.ones(SHAPE, np.float32)
+    scheduler.set_begin_index(4)
+    with pytest.raises(ValueError, match="is out of order"):
+        scheduler.step(x, scheduler.timesteps[0], x)
+    assert np.isfinite(walk(scheduler, x, scheduler.timesteps[4:])).all()
+    with pytest.raises(ValueError, match="begin_index 99"):
+        scheduler.set_begin_index(99)
+
+
+def test_small_questions_that_diffusers_schedulers_answer():
+    scheduler = started("DDIMScheduler")
+    assert scheduler.num_train_timesteps == 1000 and scheduler.index_for_timestep(scheduler.timesteps[2]) == 2
+    assert {cls.__name__ for cls in scheduler.compatibles} == set(NAMES)
 
 
 # Several runs at once.
@@ -439,7 +657,7 @@ def test_interleaved_copies_give_what_serial_runs_give(name, config):
             expected.append(expected[1])
     assert all(np.array_equal(ours, serial) for ours, serial in zip(samples, expected))
     assert original.num_inference_steps == 8 and copies[0].config is original.config
-    assert copies[0].alphas_cumprod is original.alphas_cumprod
+    assert copies[0]._alphas_cumprod is original._alphas_cumprod
 
 
 def test_a_users_subclass_survives_being_copied():

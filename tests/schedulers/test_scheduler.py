@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+import model_zoo
 from ppdiffusers.config import ConfigError
 from ppdiffusers.schedulers import DDIMScheduler
 
@@ -123,7 +124,7 @@ def test_a_published_config_loads_from_folder_and_subfolder(tmp_path):
     ):
         assert scheduler.config.beta_schedule == "scaled_linear"
         assert scheduler.final_alpha_cumprod == pytest.approx(1 - 0.0015, rel=1e-12)
-        assert scheduler.alphas_cumprod.dtype == np.float64
+        assert float(scheduler.alphas_cumprod[0]) == scheduler.final_alpha_cumprod  # all digits, of a float32 tensor
 
 
 def test_saving_and_loading_gives_the_same_scheduler(tmp_path):
@@ -152,5 +153,15 @@ def test_an_unknown_key_is_an_error_that_names_it():
 
 
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.*does not exist"):
+    with pytest.raises(model_zoo.ModelZooError, match="nowhere does not exist"):
         DDIMScheduler.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="scheduler_config.json does not exist"):
+        DDIMScheduler.from_pretrained(tmp_path)
+
+
+def test_overrides_win_over_the_file(tmp_path):
+    DDIMScheduler(beta_end=0.015).save_pretrained(tmp_path)
+    scheduler = DDIMScheduler.from_pretrained(tmp_path, timestep_spacing="trailing", use_safetensors=True)
+    assert (scheduler.config.timestep_spacing, scheduler.config.beta_end) == ("trailing", 0.015)
+    with pytest.raises(ConfigError, match="did you mean 'timestep_spacing'"):
+        DDIMScheduler.from_pretrained(tmp_path, timestep_spacin="trailing")
