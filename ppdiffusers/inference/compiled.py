@@ -12,7 +12,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppdiffusers.inference import onednn
+from ppdiffusers import onednn
+from ppdiffusers.inference import plans
 from ppdiffusers.inference.engines import (
     Arrays,
     NoEngine,
@@ -159,7 +160,7 @@ class _Moment:
         if self.reason is not None:
             logger.info("%s runs its layers: %s", type(model).__name__, self.reason)
         self._runners: Dict[str, Runner] = {}
-        self._weights: Dict[str, onednn.Weights] = {}  # by precision
+        self._weights: Dict[str, plans.Weights] = {}  # by precision
         self._lock = threading.RLock()
 
     def runner(self, part: Part) -> Runner:
@@ -209,11 +210,11 @@ class _Moment:
 
         return start_inference(write, setup, inputs)
 
-    def _prepared(self, precision: str) -> onednn.Weights:
+    def _prepared(self, precision: str) -> plans.Weights:
         """The weights of all parts, each laid out for the kernels when one needs it."""
         if precision not in self._weights:
             tensors = {tensor.name: tensor for tensor in self.snapshot.tensors}
-            self._weights[precision] = onednn.Weights(
+            self._weights[precision] = plans.Weights(
                 {name: functools.partial(as_float32, tensor) for name, tensor in tensors.items()},
                 onednn.FP32 if precision == "fp32" else onednn.BF16,
                 _Released(tensors),

@@ -14,9 +14,10 @@ import paddle
 from paddle import nn
 
 from model_zoo import digests
+from ppdiffusers import onednn
 from ppdiffusers.checkpoints import open_checkpoint
 from ppdiffusers.config import ConfigError, PathLike, read_json
-from ppdiffusers.inference import onednn
+from ppdiffusers.inference import plans
 from ppdiffusers.inference.engines import (
     PRECISIONS,
     NoEngine,
@@ -259,7 +260,7 @@ class ExportedPart:
         self._ways, self._name = ways, f"{kind}.{part.name}"
         self._lock = threading.Lock()
         self._runner: Optional[Runner] = None
-        self._weights: Dict[str, onednn.Weights] = {}
+        self._weights: Dict[str, plans.Weights] = {}
 
     @property
     def setup(self) -> Optional[Setup]:
@@ -306,7 +307,7 @@ class ExportedPart:
         program = load_program(self.files.program)
         arrays = map_parameters(program, self.files.parameters)  # raises; Paddle would run with a file that is cut
         if setup.engine == "onednn":
-            weights = onednn.Weights(
+            weights = plans.Weights(
                 {name: functools.partial(np.array, array) for name, array in arrays.items()},
                 onednn.FP32 if setup.precision == "fp32" else onednn.BF16,
             )

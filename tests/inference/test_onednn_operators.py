@@ -9,7 +9,7 @@ from pathlib import Path
 import paddle
 import pytest
 
-from ppdiffusers.inference.onednn import is_there
+from ppdiffusers.onednn import is_there
 
 pytestmark = pytest.mark.skipif(
     not hasattr(paddle, "pir_utils") or not is_there(), reason="this paddle writes no programs, or carries no oneDNN"

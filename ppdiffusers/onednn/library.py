@@ -19,19 +19,6 @@ import paddle
 FP32, BF16 = 3, 2  # types
 ITEM_BYTES = {FP32: 4, BF16: 2}
 SRC, SRC_1, DST, WEIGHTS, MEAN, VARIANCE, SCALE, SHIFT, SCRATCHPAD = 1, 2, 17, 33, 49, 50, 51, 52, 80  # arguments
-ADD, MUL, SUB, DIV = 0x1FFF0, 0x1FFF1, 0x1FFF5, 0x1FFF4  # algorithms
-# Functions of one number, some with parameters: RELU has the slope of what is negative for alpha, LINEAR is
-# alpha * x + beta, and SWISH is x * LOGISTIC(alpha * x).
-RELU, TANH, LINEAR, LOGISTIC, EXP, GELU_TANH, SWISH = 0x20, 0x21, 0x26, 0x29, 0x2A, 0x2B, 0x2C
-GELU_ERF, MISH = 0x31, 0x33
-ALGORITHMS = {
-    **{ADD: "add", MUL: "multiply", SUB: "subtract", DIV: "divide"},
-    **{RELU: "relu", TANH: "tanh", LINEAR: "linear", LOGISTIC: "sigmoid", EXP: "exp"},
-    **{GELU_TANH: "gelu (tanh)", SWISH: "silu", GELU_ERF: "gelu", MISH: "mish"},
-}
-_CONVOLUTION, _DECONVOLUTION, _AVERAGE_POOLING, _SOFTMAX = 1, 10, 0x3FF, 0x30000
-_TRAINING, _INFERENCE = 64, 96  # propagation kinds; statistics are only written in training
-_USE_SCALE_AND_SHIFT = 2 | 4
 _ANY = 1  # the layout that the kernel likes best
 _QUERY_WEIGHTS, _QUERY_SCRATCHPAD, _QUERY_NAME = 131, 136, 8
 _USER_SCRATCHPAD = 1
@@ -212,8 +199,8 @@ class Descriptor(_Handle):
         if strides is None:
             create, layout = "memory_desc_create_with_tag", _ANY
         else:
-            create, layout = "memory_desc_create_with_strides", _sizes(strides)
-        library()(create, byref(self.value), len(shape), _sizes(shape), dtype, layout)
+            create, layout = "memory_desc_create_with_strides", sizes(strides)
+        library()(create, byref(self.value), len(shape), sizes(shape), dtype, layout)
 
     @property
     def bytes(self) -> int:
@@ -324,73 +311,5 @@ class Primitive(_Handle):
             library().check("primitive_execute", status)
 
 
-def post_argument(number: int) -> int:
-    return 0x8000 * (number + 1) | SRC_1
-
-
-class Geometry(NamedTuple):
-    """Of a convolution, a number for each axis: steps, padding before and after, distances of taps (1 for none)."""
-
-    strides: Sequence[int]
-    before: Sequence[int]
-    after: Sequence[int]
-    dilations: Sequence[int]
-    transposed: bool = False
-
-
-def convolution(
-    geometry: Geometry, source: Descriptor, weights: Descriptor, result: Descriptor, post: Sequence[PostOp] = ()
-) -> Kernel:
-    """The weights of a transposed one are [out, in, h, w] too."""
-    strides, before, after, dilations, transposed = geometry
-    numbers = (_sizes(strides), _sizes([n - 1 for n in dilations]), _sizes(before), _sizes(after))
-    kind, algorithm = ("deconvolution", _DECONVOLUTION) if transposed else ("convolution", _CONVOLUTION)
-    tensors = (source, weights, None, result)  # no bias: it is a post-op
-    return Kernel(f"{kind}_forward", _INFERENCE, algorithm, *tensors, *numbers, post=post)
-
-
-def matmul(source: Descriptor, weights: Descriptor, result: Descriptor, post: Sequence[PostOp] = ()) -> Kernel:
-    return Kernel("matmul", source, weights, None, result, post=post)
-
-
-def binary(
-    algorithm: int, source: Descriptor, other: Descriptor, result: Descriptor, post: Sequence[PostOp] = ()
-) -> Kernel:
-    return Kernel("binary", algorithm, source, other, result, post=post)
-
-
-def eltwise(
-    algorithm: int, alpha: float, beta: float, source: Descriptor, result: Descriptor, post: Sequence[PostOp] = ()
-) -> Kernel:
-    return Kernel("eltwise_forward", _INFERENCE, algorithm, source, result, alpha, beta, post=post)
-
-
-def softmax(source: Descriptor, result: Descriptor, axis: int) -> Kernel:
-    return Kernel("softmax_forward", _INFERENCE, _SOFTMAX, source, result, axis)
-
-
-def layer_norm(source: Descriptor, result: Descriptor, epsilon: float) -> Kernel:
-    """Over the last axis, with scale and shift."""
-    arguments = (source, result, None, epsilon, _USE_SCALE_AND_SHIFT)
-    return Kernel("layer_normalization_forward", _INFERENCE, *arguments)
-
-
-def batch_statistics(source: Descriptor, result: Descriptor) -> Kernel:
-    """Mean and variance of every channel; it writes the normalised tensor too."""
-    return Kernel("batch_normalization_forward", _TRAINING, source, result, 1e-5, 0)
-
-
-def average_pooling(source: Descriptor, result: Descriptor, size: Sequence[int], strides: Sequence[int]) -> Kernel:
-    none = _sizes([0, 0])
-    geometry = (_sizes(strides), _sizes(size), none, none, none)
-    return Kernel("pooling_forward", _INFERENCE, _AVERAGE_POOLING, source, result, *geometry)
-
-
-def reorder(source: Descriptor, result: Descriptor) -> Kernel:
-    """A copy into another layout or type."""
-    engine = library().engine
-    return Kernel("reorder", source, engine, result, engine, engine=False)
-
-
-def _sizes(values: Sequence[int]) -> Any:
+def sizes(values: Sequence[int]) -> Any:
     return (c_int64 * len(values))(*values)
