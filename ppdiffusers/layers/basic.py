@@ -164,20 +164,29 @@ class _ConvolutionBackward(Backward):
         self.biased = bias is not None and not bias.stop_gradient
         self.geometry = convolution.key[2]
         self._laid: Optional[Laid] = None
-        self._left: List[paddle.Tensor] = []
+        self._found: List[Optional[paddle.Tensor]] = [None, None, None]
 
     def gradient(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
         if self._laid is None or self._laid.tensor is not gradient:
-            self._laid = Laid(gradient)
+            self._laid, self._found = Laid(gradient), [None, None, None]
         if number == 0:
-            return self.convolution.source_gradient(self.weight, self._laid)
+            return self.convolution.source_gradient(self._used_weight(), self._laid)
         if self.weight.stop_gradient:
             return gradient.sum(axis=[0, 2, 3])
-        if number == 1:
-            weight, bias = self.convolution.weights_gradient(self.x, self._laid, self.biased)
-            self._left = [] if bias is None else [bias]
-            return weight
-        return self._left.pop() if self._left else gradient.sum(axis=[0, 2, 3])
+        if self._found[number] is None:  # a kernel gives both
+            found = self.convolution.weights_gradient(self.x, self._laid, self.biased)
+            self._found = [None, self._for_weight(found[0]), found[1]]
+        found, self._found[number] = self._found[number], None
+        assert found is not None
+        return found
+
+    def _used_weight(self) -> paddle.Tensor:
+        """As the kernels take it."""
+        return self.weight
+
+    def _for_weight(self, gradient: paddle.Tensor) -> paddle.Tensor:
+        """The weight's gradient, from that of the used one."""
+        return gradient
 
     def differentiable(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
         strides, padding, _, dilations, _ = self.geometry
@@ -221,18 +230,13 @@ def doubled_convolution(convolution: nn.Layer, x: paddle.Tensor) -> Optional[pad
 
 
 class _DoubledBackward(_ConvolutionBackward):
-    def gradient(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
-        if number == 0:
-            if self._laid is None or self._laid.tensor is not gradient:
-                self._laid = Laid(gradient)
-            return self.convolution.source_gradient(_doubling(self.weight), self._laid)
-        found = super().gradient(number, gradient)
-        if number == 1:
-            outer, inner = self.weight.shape[:2]
-            matrix = _doubling_matrix()
-            flat = product(Matrix(found, (outer * inner, 16)), Matrix(matrix, matrix.shape, transposed=True))
-            return flat.reshape(self.weight.shape)
-        return found
+    def _used_weight(self) -> paddle.Tensor:
+        return _doubling(self.weight)
+
+    def _for_weight(self, gradient: paddle.Tensor) -> paddle.Tensor:
+        matrix, taps = _doubling_matrix(), (gradient.size // 16, 16)
+        found = product(Matrix(gradient, taps), Matrix(matrix, matrix.shape, transposed=True))
+        return found.reshape(self.weight.shape)
 
     def differentiable(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
         if number == 2:

@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional, Sequence
 import paddle
 from paddle import nn
 
+from ppdiffusers.layers.basic import Conv2D, GroupNorm, Silu, normed_and_activated
 from ppdiffusers.layers.blocks import DECODER_BLOCKS, ENCODER_BLOCKS, DownBlock, MidBlock, UpBlock, block_type
 from ppdiffusers.outputs import Output
 
@@ -42,7 +43,7 @@ class Encoder(nn.Layer):
     ):
         super().__init__()
         resnet = _resnet(norm_num_groups, act_fn)
-        self.conv_in = nn.Conv2D(in_channels, block_out_channels[0], 3, padding=1)
+        self.conv_in = Conv2D(in_channels, block_out_channels[0], 3, padding=1)
         self.down_blocks = nn.LayerList()
         for i, (name, channels) in enumerate(zip(down_block_types, block_out_channels)):
             self.down_blocks.append(
@@ -58,16 +59,16 @@ class Encoder(nn.Layer):
             )
         channels = block_out_channels[-1]
         self.mid_block = MidBlock(channels, resnet, channels if mid_block_add_attention else None, norm_num_groups)
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, channels, epsilon=_EPS)
-        self.conv_act = nn.Silu()  # whatever act_fn says: so are the published models
-        self.conv_out = nn.Conv2D(channels, out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(norm_num_groups, channels, epsilon=_EPS)
+        self.conv_act = Silu()  # whatever act_fn says: so are the published models
+        self.conv_out = Conv2D(channels, out_channels, 3, padding=1)
 
     def forward(self, sample: paddle.Tensor) -> paddle.Tensor:
         hidden_states = self.conv_in(sample)
         for block in self.down_blocks:
             hidden_states, _ = block(hidden_states)
         hidden_states = self.mid_block(hidden_states)
-        return self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
+        return self.conv_out(normed_and_activated(self.conv_norm_out, self.conv_act, hidden_states))
 
 
 class Decoder(nn.Layer):
@@ -87,7 +88,7 @@ class Decoder(nn.Layer):
         super().__init__()
         resnet = _resnet(norm_num_groups, act_fn)
         previous = block_out_channels[-1]
-        self.conv_in = nn.Conv2D(in_channels, previous, 3, padding=1)
+        self.conv_in = Conv2D(in_channels, previous, 3, padding=1)
         self.mid_block = MidBlock(previous, resnet, previous if mid_block_add_attention else None, norm_num_groups)
         self.up_blocks = nn.LayerList()
         for i, (name, channels) in enumerate(zip(up_block_types, reversed(block_out_channels))):
@@ -102,12 +103,12 @@ class Decoder(nn.Layer):
                 )
             )
             previous = channels
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, previous, epsilon=_EPS)
-        self.conv_act = nn.Silu()  # whatever act_fn says: so are the published models
-        self.conv_out = nn.Conv2D(previous, out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(norm_num_groups, previous, epsilon=_EPS)
+        self.conv_act = Silu()  # whatever act_fn says: so are the published models
+        self.conv_out = Conv2D(previous, out_channels, 3, padding=1)
 
     def forward(self, latents: paddle.Tensor) -> paddle.Tensor:
         hidden_states = self.mid_block(self.conv_in(latents))
         for block in self.up_blocks:
             hidden_states = block(hidden_states)
-        return self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
+        return self.conv_out(normed_and_activated(self.conv_norm_out, self.conv_act, hidden_states))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Sequence, Tuple, Union
 
 import paddle
-from paddle import nn
 
 from ppdiffusers.config import register_to_config
+from ppdiffusers.layers.basic import Conv2D
 from ppdiffusers.layers.blocks import check_levels
 from ppdiffusers.layers.gaussian import DiagonalGaussianDistribution
 from ppdiffusers.models.autoencoder import Decoder, DecoderOutput, Encoder
@@ -67,8 +67,8 @@ class AutoencoderKL(Model):
         moments = 2 * latent_channels
         shared = (layers_per_block, norm_num_groups, act_fn, mid_block_add_attention)
         self.encoder = Encoder(in_channels, moments, down_block_types, block_out_channels, *shared)
-        self.quant_conv = nn.Conv2D(moments, moments, 1) if use_quant_conv else None
-        self.post_quant_conv = nn.Conv2D(latent_channels, latent_channels, 1) if use_post_quant_conv else None
+        self.quant_conv = Conv2D(moments, moments, 1) if use_quant_conv else None
+        self.post_quant_conv = Conv2D(latent_channels, latent_channels, 1) if use_post_quant_conv else None
         self.decoder = Decoder(latent_channels, out_channels, up_block_types, block_out_channels, *shared)
 
     def encode(

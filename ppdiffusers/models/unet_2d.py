@@ -8,6 +8,7 @@ import paddle
 from paddle import nn
 
 from ppdiffusers.config import register_to_config
+from ppdiffusers.layers.basic import Conv2D, GroupNorm, Silu
 from ppdiffusers.layers.blocks import (
     DOWN_BLOCKS,
     UP_BLOCKS,
@@ -97,7 +98,7 @@ class UNet2DModel(UNet):
             "time_embedding_norm": resnet_time_scale_shift,
         }
 
-        self.conv_in = nn.Conv2D(in_channels, block_out_channels[0], 3, padding=1)
+        self.conv_in = Conv2D(in_channels, block_out_channels[0], 3, padding=1)
         self._add_embeddings(*self._time_projection(), temb_channels)
 
         self.down_blocks = nn.LayerList()
@@ -148,9 +149,9 @@ class UNet2DModel(UNet):
             )
             previous = channels
 
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, block_out_channels[0], epsilon=norm_eps)
-        self.conv_act = nn.Silu()
-        self.conv_out = nn.Conv2D(block_out_channels[0], out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(norm_num_groups, block_out_channels[0], epsilon=norm_eps)
+        self.conv_act = Silu()
+        self.conv_out = Conv2D(block_out_channels[0], out_channels, 3, padding=1)
 
     def _time_projection(self) -> Tuple[nn.Layer, int]:
         """The layer from timesteps to features, and the number of features."""

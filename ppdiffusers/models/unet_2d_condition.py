@@ -9,6 +9,7 @@ from paddle import nn
 
 from ppdiffusers.config import register_to_config
 from ppdiffusers.layers.activations import get_activation
+from ppdiffusers.layers.basic import Conv2D, GroupNorm
 from ppdiffusers.layers.blocks import (
     CONDITION_DOWN_BLOCKS,
     CONDITION_UP_BLOCKS,
@@ -136,7 +137,7 @@ class UNet2DConditionModel(UNet):
             "upcast": upcast_attention,
         }
 
-        self.conv_in = nn.Conv2D(in_channels, block_out_channels[0], 3, padding=1)
+        self.conv_in = Conv2D(in_channels, block_out_channels[0], 3, padding=1)
         self._add_embeddings(time_proj, features, temb_channels, act_fn)
 
         level_transformers = [
@@ -185,9 +186,9 @@ class UNet2DConditionModel(UNet):
                 )
             )
             previous = channels
-        self.conv_norm_out = nn.GroupNorm(norm_num_groups, block_out_channels[0], epsilon=norm_eps)
+        self.conv_norm_out = GroupNorm(norm_num_groups, block_out_channels[0], epsilon=norm_eps)
         self.conv_act = get_activation(act_fn)
-        self.conv_out = nn.Conv2D(block_out_channels[0], out_channels, 3, padding=1)
+        self.conv_out = Conv2D(block_out_channels[0], out_channels, 3, padding=1)
 
     def _time_projection(self) -> Tuple[nn.Layer, int, int]:
         """The layer from timesteps to features, the number of features, and the width of the embedding."""

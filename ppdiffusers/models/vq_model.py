@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple, Union
 
 import paddle
-from paddle import nn
 
 from ppdiffusers.config import register_to_config
+from ppdiffusers.layers.basic import Conv2D
 from ppdiffusers.layers.blocks import check_levels
 from ppdiffusers.layers.quantizer import VectorQuantizer
 from ppdiffusers.models.autoencoder import Decoder, DecoderOutput, Encoder
@@ -70,9 +70,9 @@ class VQModel(Model):
         dim = latent_channels if vq_embed_dim is None else vq_embed_dim
         shared = (layers_per_block, norm_num_groups, act_fn, mid_block_add_attention)
         self.encoder = Encoder(in_channels, latent_channels, down_block_types, block_out_channels, *shared)
-        self.quant_conv = nn.Conv2D(latent_channels, dim, 1)
+        self.quant_conv = Conv2D(latent_channels, dim, 1)
         self.quantize = VectorQuantizer(num_vq_embeddings, dim)
-        self.post_quant_conv = nn.Conv2D(dim, latent_channels, 1)
+        self.post_quant_conv = Conv2D(dim, latent_channels, 1)
         self.decoder = Decoder(latent_channels, out_channels, up_block_types, block_out_channels, *shared)
 
     def encode(self, x: paddle.Tensor, return_dict: bool = True) -> Union[VQEncoderOutput, Tuple[paddle.Tensor]]:
