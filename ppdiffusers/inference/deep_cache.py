@@ -15,7 +15,7 @@ from paddle import nn
 from ppdiffusers.inference.compiled import CompiledModel
 from ppdiffusers.inference.parts import Part, unet_inputs
 from ppdiffusers.inference.stand_in import StandIn
-from ppdiffusers.layers.basic import normed_and_activated
+from ppdiffusers.layers.basic import normed_and_convolved
 from ppdiffusers.models.half_precision import runs_in_half
 from ppdiffusers.models.unet import UNet
 
@@ -121,4 +121,4 @@ def _up(layers: Layers, hidden_states: Any, temb: Any, skips: List[paddle.Tensor
 
 def _outer(unet: UNet, branch: int, deep: Any, temb: Any, skips: List[paddle.Tensor], context: Any) -> paddle.Tensor:
     hidden_states = _up(_layers(unet.up_blocks)[-branch - 1 :], deep, temb, skips, context)
-    return unet.conv_out(normed_and_activated(unet.conv_norm_out, unet.conv_act, hidden_states))
+    return normed_and_convolved(unet.conv_norm_out, unet.conv_act, unet.conv_out, hidden_states)

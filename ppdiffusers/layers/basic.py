@@ -142,6 +142,25 @@ def _convolution(
     padding: Sequence[int],
     dilations: Sequence[int],
 ) -> Optional[paddle.Tensor]:
+    found = _convolution_of(x, weight, strides, padding, dilations)
+    if found is None:
+        return None
+    x = _contiguous(x)
+    try:
+        with paddle.no_grad():
+            result = found.forward(Laid(x), weight, bias)
+    except OneDNNError:
+        return None
+    return attach(result, (x, weight, bias), _ConvolutionBackward(found, x, weight, bias))
+
+
+def _convolution_of(
+    x: paddle.Tensor,
+    weight: paddle.Tensor,
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilations: Sequence[int],
+) -> Optional[Convolution]:
     strides, padding, dilations = (tuple(int(n) for n in each) for each in (strides, padding, dilations))
     geometry = Geometry(strides, padding, padding, dilations)
     found = Convolution(tuple(x.shape), tuple(weight.shape), geometry, _type.get())
@@ -149,18 +168,13 @@ def _convolution(
         return None  # paddle says what is wrong
     if prod(found.result) * prod(weight.shape[1:]) < _CONVOLUTION_FROM:
         return None
-    x = _contiguous(x)
-    try:
-        with paddle.no_grad():
-            result = found.forward(x, weight, bias)
-    except OneDNNError:
-        return None
-    return attach(result, (x, weight, bias), _ConvolutionBackward(found, x, weight, bias))
+    return found
 
 
 class _ConvolutionBackward(Backward):
-    def __init__(self, convolution: Convolution, x: paddle.Tensor, weight: paddle.Tensor, bias: Any):
+    def __init__(self, convolution: Convolution, x: Any, weight: paddle.Tensor, bias: Any):
         self.convolution, self.x, self.weight = convolution, x, weight
+        self.needed = (weight,) if isinstance(x, Laid) else (x, weight)
         self.biased = bias is not None and not bias.stop_gradient
         self.geometry = convolution.key[2]
         self._laid: Optional[Laid] = None
@@ -174,11 +188,14 @@ class _ConvolutionBackward(Backward):
         if self.weight.stop_gradient:
             return gradient.sum(axis=[0, 2, 3])
         if self._found[number] is None:  # a kernel gives both
-            found = self.convolution.weights_gradient(self.x, self._laid, self.biased)
+            found = self.convolution.weights_gradient(self._laid_x(), self._laid, self.biased)
             self._found = [None, self._for_weight(found[0]), found[1]]
         found, self._found[number] = self._found[number], None
         assert found is not None
         return found
+
+    def _laid_x(self) -> Laid:
+        return self.x if isinstance(self.x, Laid) else Laid(self.x)
 
     def _used_weight(self) -> paddle.Tensor:
         """As the kernels take it."""
@@ -223,7 +240,7 @@ def doubled_convolution(convolution: nn.Layer, x: paddle.Tensor) -> Optional[pad
     )
     try:
         with paddle.no_grad():
-            result = found.forward(x, _doubling(weight), bias)
+            result = found.forward(Laid(x), _doubling(weight), bias)
     except OneDNNError:
         return None
     return attach(result, (x, weight, bias), _DoubledBackward(found, x, weight, bias))
@@ -293,6 +310,7 @@ class Silu(nn.Silu):
 class _SiluBackward(Backward):
     def __init__(self, x: paddle.Tensor):
         self.x = x
+        self.needed = (x,)
 
     def gradient(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
         return silu_gradient(self.x, gradient)
@@ -308,7 +326,7 @@ def _silu_slope(x: paddle.Tensor) -> paddle.Tensor:
 
 def normed_and_activated(norm: nn.Layer, activation: nn.Layer, x: paddle.Tensor) -> paddle.Tensor:
     """`activation(norm(x))`, at once where both are as they come."""
-    if _untouched(norm, GroupNorm, _GROUP_NORM_FORWARD) and _untouched(activation, Silu, _SILU_FORWARD):
+    if _are_joint(norm, activation):
         made = _group_norm(norm, x, silu=True)
         if made is not None:
             return made
@@ -316,13 +334,10 @@ def normed_and_activated(norm: nn.Layer, activation: nn.Layer, x: paddle.Tensor)
 
 
 def _group_norm(norm: Any, x: paddle.Tensor, silu: bool) -> Optional[paddle.Tensor]:
-    scale, shift, groups = norm.weight, norm.bias, norm._num_groups
-    if scale is None or shift is None or norm._data_format != "NCHW" or x.ndim < 3:
+    found = _norm_of(norm, x, silu)
+    if found is None:
         return None
-    if not by_kernels(x, scale, shift) or x.size < _MAP_FROM or x.shape[1] != scale.shape[0] or x.shape[1] % groups:
-        return None
-    x = _contiguous(x)
-    found = _GroupNorm(tuple(x.shape), groups, norm._epsilon, silu)
+    x, scale, shift = _contiguous(x), norm.weight, norm.bias
     try:
         with paddle.no_grad():
             result, statistics = found.forward(x, scale, shift)
@@ -331,9 +346,22 @@ def _group_norm(norm: Any, x: paddle.Tensor, silu: bool) -> Optional[paddle.Tens
     return attach(result, (x, scale, shift), _GroupNormBackward(found, x, scale, shift, statistics))
 
 
+def _norm_of(norm: Any, x: paddle.Tensor, silu: bool) -> Optional[_GroupNorm]:
+    scale, shift, groups = norm.weight, norm.bias, norm._num_groups
+    if scale is None or shift is None or norm._data_format != "NCHW" or x.ndim < 3:
+        return None
+    if not by_kernels(x, scale, shift) or x.size < _MAP_FROM or x.shape[1] != scale.shape[0] or x.shape[1] % groups:
+        return None
+    return _GroupNorm(tuple(x.shape), groups, norm._epsilon, silu)
+
+
+_RESULT = -1
+
+
 class _GroupNormBackward(Backward):
     def __init__(self, norm: _GroupNorm, x: paddle.Tensor, scale: Any, shift: Any, statistics: Any):
         self.norm, self.x, self.scale, self.shift, self.statistics = norm, x, scale, shift, statistics
+        self.needed = (x, scale, shift)
         self._of: Optional[paddle.Tensor] = None
         self._found: List[Optional[paddle.Tensor]] = []
 
@@ -347,6 +375,7 @@ class _GroupNormBackward(Backward):
         return found
 
     def differentiable(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
+        """Or the result itself, for the number `_RESULT`."""
         batch, channels = self.x.shape[:2]
         groups = self.norm.groups
 
@@ -361,6 +390,9 @@ class _GroupNormBackward(Backward):
         middle = x - shaped(mean(x))
         inverse = (shaped(mean(middle * middle)) + self.norm.epsilon) ** -0.5
         normed = middle * inverse
+        if number == _RESULT:
+            found = normed * scale + shift
+            return (F.silu(found) if self.norm.silu else found).reshape(self.x.shape)
         if self.norm.silu:
             gradient = gradient * _silu_slope(normed * scale + shift)
         if number == 2:
@@ -370,6 +402,98 @@ class _GroupNormBackward(Backward):
         inner = gradient * scale
         found = inverse * (inner - shaped(mean(inner)) - normed * shaped(mean(inner * normed)))
         return found.reshape(self.x.shape)
+
+
+def normed_and_convolved(
+    norm: nn.Layer, activation: nn.Layer, convolution: nn.Layer, x: paddle.Tensor
+) -> paddle.Tensor:
+    """`convolution(activation(norm(x)))`, at once where all are as they come: what is convolved is kept for the
+    backward pass as the kernels have it, and not a second time."""
+    if _untouched(convolution, Conv2D, _CONV2D_FORWARD) and _are_joint(norm, activation):
+        made = _chain(norm, convolution, x)
+        if made is not None:
+            return made
+    return convolution(normed_and_activated(norm, activation, x))
+
+
+def _are_joint(norm: nn.Layer, activation: nn.Layer) -> bool:
+    return _untouched(norm, GroupNorm, _GROUP_NORM_FORWARD) and _untouched(activation, Silu, _SILU_FORWARD)
+
+
+def _chain(norm: Any, convolution: Any, x: paddle.Tensor) -> Optional[paddle.Tensor]:
+    padding, weight, bias = convolution._padding_of_kernels(), convolution.weight, convolution.bias
+    first = _norm_of(norm, x, silu=True)
+    if first is None or padding is None or x.ndim != 4 or not by_kernels(weight, bias):
+        return None
+    second = _convolution_of(x, weight, convolution._stride, padding, convolution._dilation)
+    if second is None:
+        return None
+    x = _contiguous(x)
+    try:
+        with paddle.no_grad():
+            middle, statistics = first.forward(x, norm.weight, norm.bias)
+            laid = Laid(middle)
+            result = second.forward(laid, weight, bias)
+    except OneDNNError:
+        return None
+    laid.tensor = None  # its copy is enough
+    backward = _ChainBackward(
+        _GroupNormBackward(first, x, norm.weight, norm.bias, statistics),
+        _ConvolutionBackward(second, laid, weight, bias),
+    )
+    return attach(result, (x, norm.weight, norm.bias, weight, bias), backward)
+
+
+class _ChainBackward(Backward):
+    def __init__(self, norm: _GroupNormBackward, convolution: _ConvolutionBackward):
+        self.norm, self.convolution = norm, convolution
+        self.needed = (*norm.needed, *convolution.needed)
+        self._of: Optional[paddle.Tensor] = None
+        self._between: Optional[paddle.Tensor] = None
+
+    def gradient(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
+        if number >= 3:
+            return self.convolution.gradient(number - 2, gradient)
+        if self._of is not gradient:
+            self._of, self._between = gradient, self.convolution.gradient(0, gradient)
+        return self.norm.gradient(number, self._between)
+
+    def differentiable(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
+        convolution = _ConvolutionBackward(
+            self.convolution.convolution, self.norm.differentiable(_RESULT, self.norm.x), self.convolution.weight, None
+        )
+        if number >= 3:
+            return convolution.differentiable(number - 2, gradient)
+        return self.norm.differentiable(number, convolution.differentiable(0, gradient))
+
+
+def added(x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+    """x + y for maps `[B, C, H, W]`, y of which may have one pixel. The gradient of x is that of the result, where
+    paddle copies it."""
+    result = x + y
+    if result.stop_gradient or x.stop_gradient or not by_kernels(x, y) or x.size < _MAP_FROM:
+        return result
+    if x.shape != y.shape and (x.ndim != 4 or y.shape != [*x.shape[:2], 1, 1]):
+        return result
+    return attach(result.detach(), (x, y), _AddedBackward(y.shape))
+
+
+class _AddedBackward(Backward):
+    def __init__(self, shape: Sequence[int]):
+        self.shape = list(shape)
+
+    def gradient(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
+        if number == 0:
+            return gradient
+        if list(gradient.shape) == self.shape:
+            return gradient.clone()  # each may be added to
+        rows = (prod(self.shape), prod(gradient.shape[2:]))
+        return product(Matrix(gradient, rows), Matrix(paddle.ones([rows[1], 1]), (rows[1], 1))).reshape(self.shape)
+
+    def differentiable(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
+        if number == 0 or list(gradient.shape) == self.shape:
+            return gradient
+        return gradient.sum(axis=[2, 3], keepdim=True)
 
 
 # Products
@@ -398,6 +522,7 @@ class Linear(nn.Linear):
 class _LinearBackward(Backward):
     def __init__(self, x: paddle.Tensor, weight: paddle.Tensor, dtype: int):
         self.x, self.weight, self.dtype = x, weight, dtype
+        self.needed = (x, weight)
 
     def gradient(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
         inner, outer = self.weight.shape
@@ -440,6 +565,7 @@ def attention(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) ->
 class _AttentionBackward(Backward):
     def __init__(self, attention: _Attention, *inputs: paddle.Tensor):
         self.attention, self.inputs = attention, inputs
+        self.needed = inputs
         self._of: Optional[paddle.Tensor] = None
         self._found: List[Optional[paddle.Tensor]] = []
 

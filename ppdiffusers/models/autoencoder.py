@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional, Sequence
 import paddle
 from paddle import nn
 
-from ppdiffusers.layers.basic import Conv2D, GroupNorm, Silu, normed_and_activated
+from ppdiffusers.layers.basic import Conv2D, GroupNorm, Silu, normed_and_convolved
 from ppdiffusers.layers.blocks import DECODER_BLOCKS, ENCODER_BLOCKS, DownBlock, MidBlock, UpBlock, block_type
 from ppdiffusers.outputs import Output
 
@@ -68,7 +68,7 @@ class Encoder(nn.Layer):
         for block in self.down_blocks:
             hidden_states, _ = block(hidden_states)
         hidden_states = self.mid_block(hidden_states)
-        return self.conv_out(normed_and_activated(self.conv_norm_out, self.conv_act, hidden_states))
+        return normed_and_convolved(self.conv_norm_out, self.conv_act, self.conv_out, hidden_states)
 
 
 class Decoder(nn.Layer):
@@ -111,4 +111,4 @@ class Decoder(nn.Layer):
         hidden_states = self.mid_block(self.conv_in(latents))
         for block in self.up_blocks:
             hidden_states = block(hidden_states)
-        return self.conv_out(normed_and_activated(self.conv_norm_out, self.conv_act, hidden_states))
+        return normed_and_convolved(self.conv_norm_out, self.conv_act, self.conv_out, hidden_states)

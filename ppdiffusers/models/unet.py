@@ -8,7 +8,7 @@ from typing import Optional, Tuple, Union
 import paddle
 from paddle import nn
 
-from ppdiffusers.layers.basic import normed_and_activated
+from ppdiffusers.layers.basic import normed_and_convolved
 from ppdiffusers.layers.embeddings import TimestepEmbedding
 from ppdiffusers.models.model import Model
 from ppdiffusers.outputs import Output
@@ -67,7 +67,7 @@ class UNet(Model):
             hidden_states = self.mid_block(hidden_states, temb, encoder_hidden_states)
         for block in self.up_blocks:
             hidden_states = block(hidden_states, temb, skips, encoder_hidden_states)  # takes its skips from the end
-        return self.conv_out(normed_and_activated(self.conv_norm_out, self.conv_act, hidden_states))
+        return normed_and_convolved(self.conv_norm_out, self.conv_act, self.conv_out, hidden_states)
 
     def _embed(
         self,

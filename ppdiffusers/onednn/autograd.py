@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple, Optional, Sequence
 
 import paddle
 from paddle import _C_ops
@@ -19,7 +19,13 @@ from ppdiffusers.onednn.library import OneDNNError
 
 
 class Backward:
-    """How the gradients of a result's inputs come from its own. Subclasses keep what they need as attributes."""
+    """How the gradients of a result's inputs come from its own.
+
+    Attributes:
+        needed: inputs whose values are read in the backward pass, and must be those of the forward pass.
+    """
+
+    needed: Sequence[paddle.Tensor] = ()
 
     def gradient(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
         """Of an input, by kernels."""
@@ -35,7 +41,7 @@ def attach(result: paddle.Tensor, inputs: Sequence[Optional[paddle.Tensor]], bac
     wanted = [number for number, each in enumerate(inputs) if each is not None and not each.stop_gradient]
     if not wanted or not paddle.is_grad_enabled():
         return result
-    node = _Node(backward, [(each, each.inplace_version) for each in inputs if each is not None], len(wanted))
+    node = _Node(backward, len(wanted))
     one = _one()
     edges = []
     for number in wanted:
@@ -54,9 +60,10 @@ def attach(result: paddle.Tensor, inputs: Sequence[Optional[paddle.Tensor]], bac
 
 
 class _Node:
-    def __init__(self, backward: Backward, inputs: Sequence[Tuple[paddle.Tensor, int]], wanted: int):
+    def __init__(self, backward: Backward, wanted: int):
         self._backward: Optional[Backward] = backward
-        self._inputs, self._wanted = inputs, wanted
+        self._versions = [each.inplace_version for each in backward.needed]
+        self._wanted = wanted
         self._gradient: Optional[paddle.Tensor] = None
         self._call = _Call(True, True)
         self._left = 0
@@ -68,7 +75,7 @@ class _Node:
                 "backward goes through a graph for the second time, whose tensors were freed by the first; "
                 "give retain_graph=True to that one"
             )
-        for tensor, version in self._inputs:
+        for tensor, version in zip(self._backward.needed, self._versions):
             if tensor.inplace_version != version:
                 raise RuntimeError(
                     f"a tensor of the shape {list(tensor.shape)}, whose values the backward pass needs, has been "
@@ -91,7 +98,7 @@ class _Node:
         if not self._left:
             self._gradient = None
             if not self._call.retained:
-                self._backward, self._inputs = None, ()
+                self._backward = None
         return found
 
 

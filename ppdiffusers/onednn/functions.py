@@ -151,7 +151,7 @@ class Laid:
     """A contiguous tensor, and copies of it in the layouts that kernels have asked for."""
 
     def __init__(self, tensor: paddle.Tensor):
-        self.tensor = tensor
+        self.tensor: Optional[paddle.Tensor] = tensor  # None where a copy is enough
         self._copies: List[Tuple[Descriptor, paddle.Tensor]] = []
 
     def by(self, copy: _Copy) -> paddle.Tensor:
@@ -159,8 +159,7 @@ class Laid:
             if layout.same(copy.result):
                 return found
         found = copy(self.tensor)
-        if found is not self.tensor:
-            self._copies.append((copy.result, found))
+        self._copies.append((copy.result, found))
         return found
 
 
@@ -182,12 +181,12 @@ class Convolution:
     def result(self) -> Shape:
         return _result_shape(*self.key[:3])
 
-    def forward(self, x: paddle.Tensor, weights: paddle.Tensor, bias: Optional[paddle.Tensor]) -> paddle.Tensor:
+    def forward(self, x: Laid, weights: paddle.Tensor, bias: Optional[paddle.Tensor]) -> paddle.Tensor:
         found = _forward(*self.key, bias is not None)
         result = empty(self.result)
         room = found.result.room(result)
         biases = [] if bias is None else [bias]
-        _run(found.step, found.source(x), found.weights(weights), *biases, room)
+        _run(found.step, x.by(found.source), found.weights(weights), *biases, room)
         return found.result.finish(room, result)
 
     def source_gradient(self, weights: paddle.Tensor, gradient: Laid) -> paddle.Tensor:
@@ -198,15 +197,13 @@ class Convolution:
         _run(found.step, gradient.by(found.gradient), found.weights(weights), room)
         return found.result.finish(room, result)
 
-    def weights_gradient(
-        self, x: paddle.Tensor, gradient: Laid, biased: bool
-    ) -> Tuple[paddle.Tensor, Optional[paddle.Tensor]]:
+    def weights_gradient(self, x: Laid, gradient: Laid, biased: bool) -> Tuple[paddle.Tensor, Optional[paddle.Tensor]]:
         """Of the result's; and that of the bias, where it is wanted."""
         found = _weights_gradient(*self.key, biased)
         result = empty(self.key[1])
         room = found.result.room(result)
         bias = empty([self.key[1][0]]) if biased else None
-        _run(found.step, found.source(x), gradient.by(found.gradient), room, *([] if bias is None else [bias]))
+        _run(found.step, x.by(found.source), gradient.by(found.gradient), room, *([] if bias is None else [bias]))
         return found.result.finish(room, result), bias
 
 
