@@ -436,7 +436,7 @@ def _chain(norm: Any, convolution: Any, x: paddle.Tensor) -> Optional[paddle.Ten
             result = second.forward(laid, weight, bias)
     except OneDNNError:
         return None
-    laid.tensor = None  # its copy is enough
+    laid.forget_original()
     backward = _ChainBackward(
         _GroupNormBackward(first, x, norm.weight, norm.bias, statistics),
         _ConvolutionBackward(second, laid, weight, bias),

@@ -151,16 +151,24 @@ class Laid:
     """A contiguous tensor, and copies of it in the layouts that kernels have asked for."""
 
     def __init__(self, tensor: paddle.Tensor):
-        self.tensor: Optional[paddle.Tensor] = tensor  # None where a copy is enough
+        self.tensor: Optional[paddle.Tensor] = tensor
         self._copies: List[Tuple[Descriptor, paddle.Tensor]] = []
 
     def by(self, copy: _Copy) -> paddle.Tensor:
         for layout, found in self._copies:
             if layout.same(copy.result):
                 return found
-        found = copy(self.tensor)
+        if self.tensor is None:
+            layout, other = self._copies[0]
+            found = _Copy(layout, copy.result)(other)
+        else:
+            found = copy(self.tensor)
         self._copies.append((copy.result, found))
         return found
+
+    def forget_original(self) -> None:
+        """Where there is a copy, as which the tensor can be read too."""
+        self.tensor = None if self._copies[0][1] is not self.tensor else self.tensor
 
 
 # Convolutions
@@ -431,6 +439,9 @@ class Matrix:
             shape[-2:], strides[-2:] = shape[:-3:-1], strides[:-3:-1]
         self.tensor = tensor
         self.address = tensor.data_ptr() + 4 * offset
+        usual = _strides(shape)  # which kernels want of an axis of one element too
+        if all(a == b for a, b, size in zip(strides, usual, shape) if size != 1):
+            strides = usual
         self.layout = tuple(shape), tuple(strides)
 
 
