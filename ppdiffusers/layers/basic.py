@@ -68,7 +68,12 @@ def by_kernels(*tensors: Optional[paddle.Tensor]) -> bool:
         return False
     return all(
         each is None
-        or (each.dtype == paddle.float32 and each.place.is_cpu_place() and each._is_initialized() and each.size > 0)
+        or (
+            each.dtype is paddle.float32
+            and each._is_initialized()
+            and 0 not in each.shape
+            and each.place.is_cpu_place()
+        )
         for each in tensors
     )
 
@@ -232,7 +237,7 @@ def doubled_convolution(convolution: nn.Layer, x: paddle.Tensor) -> Optional[pad
     weight, bias = convolution.weight, convolution.bias
     if (list(weight.shape[2:]), list(convolution._stride), list(convolution._dilation)) != ([3, 3], [1, 1], [1, 1]):
         return None
-    if not by_kernels(x, weight, bias) or 4 * x.size * prod(weight.shape[::2]) < _CONVOLUTION_FROM:
+    if not by_kernels(x, weight, bias) or 4 * prod(x.shape) * prod(weight.shape[::2]) < _CONVOLUTION_FROM:
         return None
     x, (outer, inner) = _contiguous(x), weight.shape[:2]
     found = Convolution(
@@ -251,7 +256,7 @@ class _DoubledBackward(_ConvolutionBackward):
         return _doubling(self.weight)
 
     def _for_weight(self, gradient: paddle.Tensor) -> paddle.Tensor:
-        matrix, taps = _doubling_matrix(), (gradient.size // 16, 16)
+        matrix, taps = _doubling_matrix(), (prod(gradient.shape) // 16, 16)
         found = product(Matrix(gradient, taps), Matrix(matrix, matrix.shape, transposed=True))
         return found.reshape(self.weight.shape)
 
@@ -296,7 +301,7 @@ class Silu(nn.Silu):
     """As paddle's."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        if not by_kernels(x) or x.size < _MAP_FROM:
+        if not by_kernels(x) or prod(x.shape) < _MAP_FROM:
             return super().forward(x)
         x = _contiguous(x)
         try:
@@ -350,7 +355,12 @@ def _norm_of(norm: Any, x: paddle.Tensor, silu: bool) -> Optional[_GroupNorm]:
     scale, shift, groups = norm.weight, norm.bias, norm._num_groups
     if scale is None or shift is None or norm._data_format != "NCHW" or x.ndim < 3:
         return None
-    if not by_kernels(x, scale, shift) or x.size < _MAP_FROM or x.shape[1] != scale.shape[0] or x.shape[1] % groups:
+    if (
+        not by_kernels(x, scale, shift)
+        or prod(x.shape) < _MAP_FROM
+        or x.shape[1] != scale.shape[0]
+        or x.shape[1] % groups
+    ):
         return None
     return _GroupNorm(tuple(x.shape), groups, norm._epsilon, silu)
 
@@ -471,7 +481,7 @@ def added(x: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
     """x + y for maps `[B, C, H, W]`, y of which may have one pixel. The gradient of x is that of the result, where
     paddle copies it."""
     result = x + y
-    if result.stop_gradient or x.stop_gradient or not by_kernels(x, y) or x.size < _MAP_FROM:
+    if result.stop_gradient or x.stop_gradient or not by_kernels(x, y) or prod(x.shape) < _MAP_FROM:
         return result
     if x.shape != y.shape and (x.ndim != 4 or y.shape != [*x.shape[:2], 1, 1]):
         return result
@@ -506,7 +516,7 @@ class Linear(nn.Linear):
         weight, bias = self.weight, self.bias
         if input.shape[-1] != weight.shape[0] or not by_kernels(input, weight, bias):
             return super().forward(input)
-        if input.size * weight.shape[1] < _PRODUCT_FROM:
+        if prod(input.shape) * weight.shape[1] < _PRODUCT_FROM:
             return super().forward(input)
         x, dtype = _contiguous(input), _type.get()
         rows = (prod(x.shape[:-1]), weight.shape[0])
@@ -526,7 +536,7 @@ class _LinearBackward(Backward):
 
     def gradient(self, number: int, gradient: paddle.Tensor) -> paddle.Tensor:
         inner, outer = self.weight.shape
-        rows = self.x.size // inner
+        rows = prod(self.x.shape) // inner
         if number == 0:
             weight = Matrix(self.weight, (inner, outer), transposed=True)
             return product(Matrix(gradient, (rows, outer)), weight, self.dtype).reshape(self.x.shape)
@@ -550,7 +560,7 @@ def attention(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) ->
 
     Neither pass holds more scores than some blocks of queries have.
     """
-    if not by_kernels(query, key, value) or query.size * key.shape[2] < _PRODUCT_FROM:
+    if not by_kernels(query, key, value) or prod(query.shape) * key.shape[2] < _PRODUCT_FROM:
         return None
     query, key, value = map(_contiguous, (query, key, value))
     found = _Attention(tuple(query.shape), tuple(key.shape), value.shape[-1], _type.get())

@@ -372,13 +372,13 @@ _group_norm, _group_norm_gradient = map(_kept, (_GroupNorm, _GroupNormGradient))
 
 def silu(x: paddle.Tensor) -> paddle.Tensor:
     result = empty(x.shape)
-    _run(_silu(result.size), x, result)
+    _run(_silu(prod(x.shape)), x, result)
     return result
 
 
 def silu_gradient(x: paddle.Tensor, gradient: paddle.Tensor) -> paddle.Tensor:
     result = empty(x.shape)
-    _run(_silu_gradient(result.size), x, gradient, result)
+    _run(_silu_gradient(prod(x.shape)), x, gradient, result)
     return result
 
 
@@ -521,7 +521,7 @@ class Attention:
             product(x, y, self.dtype, None, place)
         else:
             more = product(x, y, self.dtype)
-            _run(_sum(more.size), place.address, more, place.address)
+            _run(_sum(prod(more.shape)), place.address, more, place.address)
 
 
 @_kept

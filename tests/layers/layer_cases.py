@@ -1,5 +1,6 @@
-"""Layers as kernels compute them against paddle's own operators in float64 (in float32 those of its group norm are off by
-1e-5 themselves), for random shapes, layouts and wishes for gradients.
+"""Layers as kernels compute them, for random shapes, layouts and wishes for gradients, against paddle's own operators.
+
+Those compute in float64: in float32 the gradients of its group norm are off by 1e-5 themselves.
 
 Run as a program (`layer_cases.py COUNT SEED`) it prints the cases that differ, and the largest difference, for the CPU
 at hand as ONEDNN_MAX_CPU_ISA bounds it.
@@ -79,8 +80,11 @@ class Cases:
         inner = int(self.pick(3, 16))
         layer = self.layer(basic.Conv2D(inner, int(self.pick(4, 16)), 3, padding=1))
         x, plain = self.map(inner), plain_convolution(layer)
-        joint = lambda: basic.doubled_convolution(layer, x)
-        return [x, *layer.parameters()], joint, lambda x, *others: plain(repeat_pixels(x), *others)
+        return (
+            [x, *layer.parameters()],
+            lambda: basic.doubled_convolution(layer, x),
+            lambda x, *others: plain(repeat_pixels(x), *others),
+        )
 
     def case_norm(self):
         norm = self.norm()
@@ -90,16 +94,21 @@ class Cases:
     def case_norm_and_silu(self):
         norm, silu = self.norm(), basic.Silu()
         x, plain = self.map(norm.weight.shape[0]), plain_norm(norm)
-        joint = lambda: basic.normed_and_activated(norm, silu, x)
-        return [x, *norm.parameters()], joint, lambda *inputs: F.silu(plain(*inputs))
+        return (
+            [x, *norm.parameters()],
+            lambda: basic.normed_and_activated(norm, silu, x),
+            lambda *inputs: F.silu(plain(*inputs)),
+        )
 
     def case_chain(self):
         norm, silu = self.norm(), basic.Silu()
         layer = self.convolution(norm.weight.shape[0])
         x, first, last = self.map(norm.weight.shape[0]), plain_norm(norm), plain_convolution(layer)
-        joint = lambda: basic.normed_and_convolved(norm, silu, layer, x)
-        plain = lambda x, scale, shift, *others: last(F.silu(first(x, scale, shift)), *others)
-        return [x, *norm.parameters(), *layer.parameters()], joint, plain
+        return (
+            [x, *norm.parameters(), *layer.parameters()],
+            lambda: basic.normed_and_convolved(norm, silu, layer, x),
+            lambda x, scale, shift, *others: last(F.silu(first(x, scale, shift)), *others),
+        )
 
     def case_silu(self):
         x, silu = self.tensor(2, 5, 7), basic.Silu()
