@@ -30,10 +30,11 @@ from ppdiffusers.onednn.kernels import Geometry
 
 ENVIRONMENT = "PPDIFFUSERS_ONEDNN"
 _VERSIONS = ("3.2.", "3.3.")  # of paddle, whose way with hooks and gradients is known
-# From which on kernels are quicker: multiplications, and elements of a map. Below, calling them is most of the work.
-_CONVOLUTION_FROM = 200_000
+# From which on kernels are quicker, with the backward pass (measured with AVX-512, one thread): multiplications, and
+# elements of a map.
+_CONVOLUTION_FROM = 600_000
 _PRODUCT_FROM = 2_000_000
-_MAP_FROM = 16_384
+_MAP_FROM = 131_072
 
 _type: contextvars.ContextVar[int] = contextvars.ContextVar("type", default=FP32)
 
@@ -104,11 +105,11 @@ def _contiguous(tensor: paddle.Tensor) -> paddle.Tensor:
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
-def _untouched(layer: nn.Layer, kind: type, forward: Callable[..., Any]) -> bool:
+def _untouched(layer: Any, kind: Any, forward: Callable[..., Any]) -> bool:
     """Whether a layer does what its class was written to do and nobody watches it."""
     return (
         type(layer) is kind
-        and kind.forward is forward  # type: ignore[attr-defined]
+        and kind.forward is forward
         and not (layer._forward_pre_hooks or layer._forward_post_hooks)
         and "forward" not in vars(layer)
     )
@@ -193,8 +194,8 @@ class _ConvolutionBackward(Backward):
         if self.weight.stop_gradient:
             return gradient.sum(axis=[0, 2, 3])
         if self._found[number] is None:  # a kernel gives both
-            found = self.convolution.weights_gradient(self._laid_x(), self._laid, self.biased)
-            self._found = [None, self._for_weight(found[0]), found[1]]
+            weight, bias = self.convolution.weights_gradient(self._laid_x(), self._laid, self.biased)
+            self._found = [None, self._for_weight(weight), bias]
         found, self._found[number] = self._found[number], None
         assert found is not None
         return found
@@ -573,9 +574,9 @@ def attention(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) ->
 
 
 class _AttentionBackward(Backward):
-    def __init__(self, attention: _Attention, *inputs: paddle.Tensor):
-        self.attention, self.inputs = attention, inputs
-        self.needed = inputs
+    def __init__(self, attention: _Attention, query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor):
+        self.attention = attention
+        self.inputs = self.needed = (query, key, value)
         self._of: Optional[paddle.Tensor] = None
         self._found: List[Optional[paddle.Tensor]] = []
 

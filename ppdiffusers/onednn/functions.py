@@ -233,9 +233,9 @@ class _Forward:
 class _SourceGradient:
     def __init__(self, source: Shape, weights: Shape, geometry: Geometry, dtype: int):
         result = _result_shape(source, weights, geometry)
-        shapes = [Descriptor(shape, dtype) for shape in (source, weights, result)]
+        x, w, y = (Descriptor(shape, dtype) for shape in (source, weights, result))
         forward = _forward(source, weights, geometry, dtype, False).kernel
-        kernel = _fast(kernels.convolution_source_gradient(geometry, *shapes, forward))
+        kernel = _fast(kernels.convolution_source_gradient(geometry, x, w, y, forward))
         layouts = [kernel.layout(kind) for kind in (DIFF_DST, WEIGHTS, DIFF_SRC)]
         self.gradient = _Copy(_dense(result), layouts[0])
         self.weights = _Copy(_dense(weights), layouts[1])
@@ -258,7 +258,7 @@ class _WeightsGradient:
         self.step = Step(kernel, [*zip((SRC, DIFF_DST, DIFF_WEIGHTS), layouts), *biases])
 
 
-_forward, _source_gradient, _weights_gradient = map(_kept, (_Forward, _SourceGradient, _WeightsGradient))
+_forward, _source_gradient, _weights_gradient = _kept(_Forward), _kept(_SourceGradient), _kept(_WeightsGradient)
 
 
 def _result_shape(source: Shape, weights: Shape, geometry: Geometry) -> Shape:
@@ -367,7 +367,7 @@ class _GroupNormGradient:
         self.sums = Step(_fast(kernels.channel_gradient(plain, epsilon)), list(zip(kinds, layouts)))
 
 
-_group_norm, _group_norm_gradient = map(_kept, (_GroupNorm, _GroupNormGradient))
+_group_norm, _group_norm_gradient = _kept(_GroupNorm), _kept(_GroupNormGradient)
 
 
 def silu(x: paddle.Tensor) -> paddle.Tensor:
@@ -411,7 +411,7 @@ class _Product:
             taken = [_like(shape, strides, dtype) for shape, strides in (x, y)]
         self.copies = [_Copy(a, b) for a, b in zip(given, taken)]
         bias = _dense([*(1 for _ in shapes[:-1]), shapes[-1]]) if biased else None
-        kernel = _fast(kernels.matmul(*taken, result, (), bias))
+        kernel = _fast(kernels.matmul(taken[0], taken[1], result, (), bias))
         biases = [] if bias is None else [(BIAS, bias)]
         self.step = Step(kernel, [(SRC, taken[0]), (WEIGHTS, taken[1]), *biases, (DST, result)])
 
