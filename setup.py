@@ -31,7 +31,6 @@ setup(
         "requests>=2.25",
         "safetensors>=0.4",
         "tqdm>=4.60",
-        "urllib3>=1.26",
     ],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4", "setuptools"],

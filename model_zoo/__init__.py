@@ -3,6 +3,11 @@
 `model_zoo.download("CompVis/ldm-super-resolution-4x-openimages")` returns the folder of the model.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from model_zoo.cache import cached, prune, remove
 from model_zoo.downloads import download, resolve
 from model_zoo.errors import (
@@ -19,10 +24,12 @@ from model_zoo.errors import (
     UnknownModelError,
     UnknownTaskError,
 )
-from model_zoo.importing import import_model
 from model_zoo.manifest import File, Model
 from model_zoo.registry import find, list_models
-from model_zoo.verification import Finding, verify
+
+if TYPE_CHECKING:
+    from model_zoo.importing import import_model
+    from model_zoo.verification import Finding, verify
 
 __all__ = [
     "CacheError",
@@ -50,3 +57,11 @@ __all__ = [
     "resolve",
     "verify",
 ]
+
+_LATE = {"import_model": "importing", "Finding": "verification", "verify": "verification"}  # not for every start
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'model_zoo' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"model_zoo.{_LATE[name]}"), name)

@@ -8,7 +8,7 @@ Layout of MODEL_ZOO_HOME:
 - `.<file>.record.json` beside a file: the same of one file, until the marker holds it.
 - `.<file>.<8 hex digits>.part` and `.part.json`: the bytes so far of a file on its way, and which version they are of.
 - `.locks/<owner>/<name>/<file>.lock`: empty files that downloads lock.
-- `.registries/<hash>.txt`: what the addresses of MODEL_ZOO_REGISTRY last said.
+- `.registries/<hash>.txt`: what the addresses and index files of MODEL_ZOO_REGISTRY last held.
 - `.staging-*` and `.trash-*`: models on their way in from an archive, and out; `model-zoo prune` removes stray ones.
 
 When a model was last used is the time of change of its marker. A model goes by one rename, so that nobody ever sees
@@ -23,8 +23,6 @@ import errno
 import json
 import os
 import re
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +31,7 @@ from typing import Any, NamedTuple
 
 from model_zoo import digests, settings
 from model_zoo.digests import Source
-from model_zoo.disk import make_folder, reading, sync_folder, write_text, writing
+from model_zoo.disk import make_folder, reading, remove_tree, sync_folder, token, write_text, writing
 from model_zoo.errors import CacheError, ManifestError, UnknownModelError
 from model_zoo.manifest import File, Model, is_name
 from model_zoo.registry import find
@@ -228,13 +226,15 @@ def _is_there(file: File, path: Path, recorded: Record | None) -> bool:
     if not os.path.isfile(path):  # unlike Path.is_file, it takes a path that cannot be for one that is not
         return False
     size = os.path.getsize(path)
-    if recorded is None:  # put there by hand, or its record is lost
-        from model_zoo.formats.scan import complaint  # only this needs the readers
+    if recorded is not None:
+        exact = file.size in (None, size) and file.sha256 in (None, recorded.sha256)
+        return exact and size == recorded.size and not recorded.damaged
+    # Put there by hand, or its record is lost.
+    if file.sha256 is not None:
+        return file.mismatch(size, hash_file(path)) is None
+    from model_zoo.formats.scan import complaint  # only this needs the readers
 
-        right = complaint(path) is None if file.sha256 is None else hash_file(path) == file.sha256
-        return right and file.wrong_size(size) is None
-    exact = file.size in (None, size) and file.sha256 in (None, recorded.sha256)
-    return exact and size == recorded.size and not recorded.damaged
+    return file.wrong_size(size) is None and complaint(path) is None
 
 
 def _record_file(path: Path) -> Path:
@@ -375,12 +375,12 @@ def locate(name: str, cache_dir: PathLike | None = None) -> Cached:
 @contextlib.contextmanager
 def staging(home: Path) -> Iterator[Path]:
     """A new folder on the cache's volume; gone afterwards, unless `publish` has moved it."""
-    folder = home / f"{STAGING}{secrets.token_hex(8)}"
+    folder = home / f"{STAGING}{token()}"
     make_folder(folder)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
 
 
 def publish(stage: Path, model: Model, home: Path) -> Path:
@@ -450,12 +450,12 @@ def _look(place: str, folder: Path) -> Cached:
 
 def _discard(folder: Path, home: Path) -> None:
     """Take a model's folder away by one rename, then delete it at leisure."""
-    trash = home / f"{TRASH}{secrets.token_hex(8)}"
+    trash = home / f"{TRASH}{token()}"
     try:
         os.rename(folder, trash)
     except OSError as error:
         raise CacheError(f"cannot remove {folder}: {error.strerror or error}; nothing was removed") from error
-    shutil.rmtree(trash, ignore_errors=True)
+    remove_tree(trash)
 
 
 def _sweep(home: Path, dry_run: bool) -> int:
@@ -467,5 +467,5 @@ def _sweep(home: Path, dry_run: bool) -> int:
             if (path.name.startswith(TRASH) or abandoned) and not path.is_symlink():
                 size += _look(path.name, path).size
                 if not dry_run:
-                    shutil.rmtree(path, ignore_errors=True)
+                    remove_tree(path)
     return size

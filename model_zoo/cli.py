@@ -6,14 +6,13 @@ import argparse
 import contextlib
 import io
 import json
-import logging
 import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Callable, NoReturn
 
 from model_zoo import cache, registry, settings
 from model_zoo.downloads import download, plan
@@ -27,9 +26,8 @@ from model_zoo.errors import (
     size_text,
     table,
 )
-from model_zoo.manifest import File, Model
+from model_zoo.manifest import Model
 from model_zoo.registry import find, list_models
-from model_zoo.verification import verify
 
 CONVERT = "to be converted"
 
@@ -50,16 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that a terminal lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
+    argv = sys.argv[1:] if argv is None else argv
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *rest, **options: _tell(f"warning: {message}")
-            parser = _parser()
+            parser = _parser(argv)
             options = parser.parse_args(argv)
+            if options.version:
+                print(f"model-zoo {_version()}")
+                return 0
             if not hasattr(options, "run"):
                 parser.print_help()
                 return 0
-            with _told(options.quiet):
+            with _told(options.quiet) if options.run in (_download, _verify) else contextlib.nullcontext():
                 value, code = options.run(options)
             if options.json:
                 print(json.dumps(value, indent=2, default=str))
@@ -89,6 +91,8 @@ def _say(options: argparse.Namespace, text: object) -> None:
 @contextlib.contextmanager
 def _told(quiet: bool) -> Iterator[None]:
     """What downloads have to say reaches the user, also where stderr is no terminal."""
+    import logging  # only this needs it
+
     log, handler = logging.getLogger("model_zoo"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("model-zoo: %(message)s"))
     level = log.level
@@ -179,7 +183,8 @@ def _commands() -> dict[str, tuple[Any, str, list[tuple[str, dict[str, Any]]]]]:
     }  # fmt: skip
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Only the command that is named gets its arguments: those of all take a third of the start-up time."""
     kind = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="model-zoo",
@@ -187,16 +192,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog=SETTINGS,
         formatter_class=kind,
     )
-    parser.add_argument("--version", action="version", version=f"model-zoo {_version()}")
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, (run, purpose, arguments) in _commands().items():
         command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
-        for argument, settings_of_it in arguments:
+        command.set_defaults(run=run)
+        for argument, settings_of_it in arguments if name in argv else ():
             also = ["--license"] if argument == "--licence" else ["--output"] if argument == "-o" else []
             command.add_argument(argument, *also, **settings_of_it)
         command.add_argument("--json", action="store_true", help="for programs")
         command.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no notes")
-        command.set_defaults(run=run)
     return parser
 
 
@@ -210,52 +215,33 @@ def _version() -> str:
 
 
 def _list(options: argparse.Namespace) -> tuple[Any, int]:
-    rows = _inventory(options)
-    hidden = [row for row in rows if row["state"] == CONVERT and not options.all]
-    rows = [row for row in rows if row not in hidden] if hidden else rows
-    if not options.json:
-        if not rows:
-            _tell(f"nothing is in the cache {settings.home(options.cache_dir)}")
-        else:
-            cells = [
-                (row["name"], row["task"] or "-", _row_size(row, options.downloaded), row["state"], _last_use(row))
-                for row in rows
-            ]
-            print(table([("NAME", "TASK", "SIZE", "STATE", "LAST USED"), *cells]))
-        if hidden and not options.quiet:
-            _tell(f"{len(hidden)} more exist only as original checkpoints; `model-zoo list --all` shows them")
-    return rows, 0
-
-
-def _inventory(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One JSON object a model: of the catalogue, and those in the cache that it does not know."""
     on_disk = {entry.place: entry for entry in cache.cached(options.cache_dir)}
-    home, rows = settings.home(options.cache_dir), []
+    home = settings.home(options.cache_dir)
+    found: list[tuple[str, Model | None, cache.Cached | None, str]] = []
     for model in list_models(options.task):
         entry = on_disk.pop(model.place, None)
         if entry or not options.downloaded:
-            rows.append(_row(model.name, model, entry, _state(model, home if entry else None)))
-    if options.task is None:
-        rows += [_row(place, None, entry, "not in the catalogue") for place, entry in on_disk.items()]
-    return rows
-
-
-def _row(name: str, model: Model | None, entry: cache.Cached | None, state: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "task": model and model.task,
-        "state": state,
-        "size": model and model.nominal_size,
-        "size_is_exact": model is not None and model.size_is_exact,
-        "bytes_on_disk": entry.size if entry else 0,
-        "last_used": entry and entry.last_used and int(entry.last_used),
-    }
-
-
-def _row_size(row: dict[str, Any], on_disk: bool) -> str:
-    if on_disk or row["task"] is None:
-        return size_text(row["bytes_on_disk"])
-    return "-" if row["state"] == CONVERT else size_text(row["size"], row["size_is_exact"])
+            found.append((model.name, model, entry, _state(model, home if entry else None)))
+    if options.task is None:  # those in the cache that the catalogue does not know
+        found += [(place, None, entry, "not in the catalogue") for place, entry in on_disk.items()]
+    shown = [row for row in found if options.all or row[3] != CONVERT]
+    cells, values = [("NAME", "TASK", "SIZE", "STATE", "LAST USED")], []
+    for name, known, entry, state in shown:
+        size, exact = (known.nominal_size, known.size_is_exact) if known else (None, False)
+        there, used = (entry.size, entry.last_used) if entry else (0, None)
+        text = size_text(there) if options.downloaded or known is None else size_text(size, exact)
+        task = known and known.task
+        cells.append((name, task or "-", "-" if state == CONVERT else text, state, _last_use(used)))
+        row = {"name": name, "task": task, "state": state, "size": size, "size_is_exact": exact}
+        values.append({**row, "bytes_on_disk": there, "last_used": used and int(used)})
+    if not shown and not options.json:
+        _tell(f"nothing is in the cache {home}")
+    elif not options.json:
+        print(table(cells))
+        if len(found) > len(shown) and not options.quiet:
+            hidden = len(found) - len(shown)
+            _tell(f"{hidden} more exist only as original checkpoints; `model-zoo list --all` shows them")
+    return values, 0
 
 
 def _show(options: argparse.Namespace) -> tuple[Any, int]:
@@ -278,7 +264,7 @@ def _show(options: argparse.Namespace) -> tuple[Any, int]:
         "served at": ", ".join(address for address in (model.base_url, *model.mirrors) if address),
         "revisions": ", ".join(model.revisions),
         "state": _state(model, settings.home(options.cache_dir)),
-        "last used": entry and _last_use({"last_used": entry.last_used}),
+        "last used": entry and _last_use(entry.last_used),
         "folder": folder if model.files else None,
         "files": f"{len(model.files)}, {size_text(model.nominal_size, model.size_is_exact)}" if model.files else None,
         "unverified": f"no sha256 is known of {len(unverified)} files; `model-zoo pin {model.name} FOLDER` adds them"
@@ -292,11 +278,7 @@ def _show(options: argparse.Namespace) -> tuple[Any, int]:
         mark = "" if file.sha256 else "  (no sha256)"
         _say(options, f"  {size_text(file.nominal_size, exact=file.size is not None):>16}  {file.path}{mark}")
     known = {key: value for key, value in facts.items() if value and key != "files"}
-    return {**known, "files": [_file(file) for file in model.files]}, 0
-
-
-def _file(file: File) -> dict[str, Any]:
-    return {key: getattr(file, key) for key in ("path", "size", "sha256", "approximate_size")}
+    return {**known, "files": [vars(file) for file in model.files]}, 0
 
 
 def _download(options: argparse.Namespace) -> tuple[Any, int]:
@@ -305,29 +287,37 @@ def _download(options: argparse.Namespace) -> tuple[Any, int]:
     jobs = settings.jobs(options.jobs)
     if options.local_dir and len(options.names) > 1:
         raise SettingsError("--local-dir holds one model; name one")
-    results: list[dict[str, Any]] = []
-    for name in options.names:
-        try:
-            if options.dry_run:
-                model, folder, files = plan(name, **given)
-                for file, size in files:
-                    _say(options, f"  {size_text(size, file.size is not None) if size else '?':>16}  {file.path}")
-                total = sum(size for _, size in files)
-                _say(
-                    options, f"{model.name}: {len(files)} files, {size_text(total, model.size_is_exact)}, into {folder}"
-                )
-                fetch = [{"path": file.path, "bytes": size} for file, size in files]
-                results.append({"name": model.name, "folder": folder, "fetch": fetch})
-                continue
+
+    def fetch(name: str) -> dict[str, Any]:
+        if not options.dry_run:
             folder = download(name, **given, jobs=jobs, progress=False if options.quiet else None)
             _say(options, folder)
-            results.append({"name": name, "folder": folder})
+            return {"name": name, "folder": folder}
+        model, folder, files = plan(name, **given)
+        for file, size in files:
+            _say(options, f"  {size_text(size, file.size is not None) if size else '?':>16}  {file.path}")
+        total = size_text(sum(size for _, size in files), model.size_is_exact)
+        _say(options, f"{model.name}: {len(files)} files, {total}, into {folder}")
+        return {
+            "name": model.name, "folder": folder, "fetch": [{"path": file.path, "bytes": size} for file, size in files]
+        }  # fmt: skip
+
+    results, failed = _each(options.names, fetch, alone=len(options.names) == 1)
+    return results, 2 if failed else 0
+
+
+def _each(names: Sequence[str], work: Callable[[str], dict[str, Any]], alone: bool) -> tuple[list[Any], bool]:
+    """What comes of each name, and whether one failed, which hides none of the others."""
+    results: list[dict[str, Any]] = []
+    for name in names:
+        try:
+            results.append(work(name))
         except ModelZooError as error:
-            if len(options.names) == 1:
+            if alone:
                 raise
             _tell(f"error: {error}")
             results.append({"name": name, "error": str(error)})
-    return results, 2 if any("error" in result for result in results) else 0
+    return results, any("error" in result for result in results)
 
 
 def _path(options: argparse.Namespace) -> tuple[Any, int]:
@@ -337,6 +327,8 @@ def _path(options: argparse.Namespace) -> tuple[Any, int]:
 
 
 def _verify(options: argparse.Namespace) -> tuple[Any, int]:
+    from model_zoo.verification import verify
+
     names = options.names
     if not names:
         known = {model.place: model.name for model in list_models()}
@@ -346,39 +338,26 @@ def _verify(options: argparse.Namespace) -> tuple[Any, int]:
             _tell(f"{place} is not in the catalogue, so nothing can be said of it")
         if not there:
             _tell(f"nothing is in the cache {settings.home(options.cache_dir)}")
-    results, code = [], 0
-    for name in names:
-        try:
-            findings = verify(
-                name,
-                **{key: getattr(options, key) for key in ("revision", "cache_dir", "endpoint", "remote", "repair")},
-            )
-        except ModelZooError as error:
-            if len(names) == 1 and options.names:
-                raise
-            _tell(f"error: {error}")
-            results.append({"name": name, "error": str(error)})
-            code = 2
-            continue
-        rows = [
-            (found.verdict.upper() if found.bad else found.verdict, found.path, found.message) for found in findings
-        ]
-        _say(options, f"{name}:\n" + table([(f"  {verdict}", path, message) for verdict, path, message in rows]))
+    given = {key: getattr(options, key) for key in ("revision", "cache_dir", "endpoint", "remote", "repair")}
+    code = 0
+
+    def check(name: str) -> dict[str, Any]:
+        nonlocal code
+        findings = verify(name, **given)
+        rows = [(f"  {one.verdict.upper() if one.bad else one.verdict}", one.path, one.message) for one in findings]
+        _say(options, f"{name}:\n{table(rows)}")
         verdicts = {found.verdict for found in findings}
-        results.append({"name": name, "files": [vars(found) for found in findings]})
         if "wrong" in verdicts:
             _tell(f"{name} is not what it should be; `model-zoo verify --repair {name}` fetches what is wrong")
         elif "changed" in verdicts:
-            _tell(
-                f"{name} is as it was, and has changed at its source; `model-zoo download --force {name}` brings what"
-                " is there now"
-            )
+            _tell(f"{name} has changed at its source; `model-zoo download --force {name}` brings what is there now")
         elif "unknown" in verdicts and not options.quiet:
-            _tell(
-                f"{name}: nothing is wrong; of some files nobody's sha256 is known, or their source could not be asked"
-            )
+            _tell(f"{name}: nothing is wrong; of some files no sha256 is known, or their source could not be asked")
         code = max(code, int(bool(verdicts & {"wrong", "changed"})))
-    return results, code
+        return {"name": name, "files": [vars(found) for found in findings]}
+
+    results, failed = _each(names, check, alone=len(options.names) == 1)
+    return results, 2 if failed else code
 
 
 def _scan(options: argparse.Namespace) -> tuple[Any, int]:
@@ -424,7 +403,7 @@ def _prune(options: argparse.Namespace) -> tuple[Any, int]:
     )
     verb = "would remove" if options.dry_run else "removed"
     for entry in gone:
-        _say(options, f"{verb} {entry.place}, {size_text(entry.size)}, last used {_last_use(vars(entry))}")
+        _say(options, f"{verb} {entry.place}, {size_text(entry.size)}, last used {_last_use(entry.last_used)}")
     for entry in busy:
         _say(options, f"kept {entry.place}, which is being downloaded")
     if leftovers:
@@ -496,8 +475,8 @@ def _state(model: Model, home: Path | None) -> str:
     return "downloaded" if cache.is_complete(model, home / model.place) else "partly downloaded"
 
 
-def _last_use(row: dict[str, Any]) -> str:
-    return "-" if row["last_used"] is None else age_text(time.time() - row["last_used"])
+def _last_use(moment: float | None) -> str:
+    return "-" if moment is None else age_text(time.time() - moment)
 
 
 if __name__ == "__main__":

@@ -136,13 +136,10 @@ class Source:
         """
         source = cls(**{"endpoint": "", **values})
         texts = (source.endpoint, source.etag or "", source.date or "", *source.digests.values())
-        numbers = type(source.length) in (int, type(None))
-        if (
-            not numbers
-            or not all(isinstance(text, str) for text in texts)
-            or not source.digests.keys() <= set(_DIGESTS)
-        ):
+        if type(source.length) not in (int, type(None)) or not all(isinstance(text, str) for text in texts):
             raise ValueError("no record of a source")
+        if not source.digests.keys() <= set(_DIGESTS):
+            raise ValueError("digests that nobody computes")
         return source
 
     def dump(self) -> dict[str, Any]:

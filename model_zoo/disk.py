@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
-import secrets
 import stat
 import threading
 import time
@@ -28,7 +28,7 @@ _POLL = 0.5  # seconds between two looks at the signs of life of a lock's owner
 
 
 @contextlib.contextmanager
-def writing(place: Path, *passed: int) -> Iterator[None]:
+def writing(place: Path, *passed: int, what: str = "write") -> Iterator[None]:
     """Turn what the operating system says about `place` into advice, but for the error numbers `passed`.
 
     Raises:
@@ -41,22 +41,12 @@ def writing(place: Path, *passed: int) -> Iterator[None]:
             raise
         shown = str(place) if len(str(place)) <= 300 else f"{str(place)[:300]}..."
         raise CacheError(
-            f"cannot write {shown}: {error.strerror or error}; free or repair that place, or choose another folder"
+            f"cannot {what} {shown}: {error.strerror or error}; free or repair that place, or choose another folder"
             " with MODEL_ZOO_HOME"
         ) from error
 
 
-@contextlib.contextmanager
-def reading(place: Path) -> Iterator[None]:
-    """Turn what the operating system says about `place` into advice.
-
-    Raises:
-        CacheError: instead of OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise CacheError(f"cannot read {place}: {error.strerror or error}; repair that place") from error
+reading = functools.partial(writing, what="read")
 
 
 def write_text(path: Path, text: str, durable: bool = False) -> None:
@@ -65,7 +55,7 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    part = path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}.tmp")
+    part = path.with_name(f".{path.name.lstrip('.')}.{token()}.tmp")
     try:
         with open(part, "x", encoding="utf-8") as stream:
             stream.write(text)
@@ -80,6 +70,11 @@ def write_text(path: Path, text: str, durable: bool = False) -> None:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def token() -> str:
+    """Eight hexadecimal digits that nobody else has."""
+    return os.urandom(4).hex()
 
 
 def sync(descriptor: int) -> None:
@@ -122,6 +117,24 @@ def check_space(folder: Path, need: int, spare: int = SPARE) -> None:
         )
 
 
+def remove_tree(folder: Path) -> None:
+    """Delete a folder with all that it holds, as far as that can be done."""
+    import shutil  # loads every kind of compression
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def files_in(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Whatever a folder holds but folders, at any depth, in order, and whether it is a regular file; a link is none,
+    wherever it leads."""
+    for parent, inner, names in os.walk(folder):
+        inner.sort()
+        for path in (Path(parent, name) for name in (*inner, *sorted(names))):
+            mode = path.lstat().st_mode
+            if not stat.S_ISDIR(mode):
+                yield path, stat.S_ISREG(mode)
+
+
 # Shared caches
 
 
@@ -137,7 +150,7 @@ def make_folder(folder: Path) -> None:
             if not _is_shared(place.parent):
                 place.mkdir(exist_ok=True)
                 continue
-            new = place.with_name(f".{secrets.token_hex(8)}.new")  # has its permissions before anybody finds it
+            new = place.with_name(f".{token()}.new")  # has its permissions before anybody finds it
             new.mkdir()
             try:
                 share(new)

@@ -22,7 +22,6 @@ from model_zoo.errors import (
     public,
 )
 from model_zoo.manifest import File, Model
-from model_zoo.part import bytes_left
 from model_zoo.registry import find, local_folder
 from model_zoo.settings import PathLike
 
@@ -77,12 +76,9 @@ def download(
         if kept is None or revision is not None:
             raise
         return kept
-    local = local_folder(model)
-    if local is not None and local_dir is None:
-        return local
-    if not model.files and model.original is not None:
-        raise _not_converted(model, model.original)
-    home, folder = places(model, cache_dir, local_dir)
+    home, folder, local = places(model, cache_dir, local_dir)
+    if local:
+        return folder
     wanted = chosen(model, include, exclude)
     if not force and len(wanted) == len(model.files) and cache.is_complete(model, folder):
         cache.touch(folder)
@@ -109,13 +105,12 @@ def download(
 def plan(name: str, **options: Any) -> tuple[Model, Path, list[tuple[File, int]]]:
     """What `download` with the same arguments would fetch: the model, its folder, and files with their known bytes
     that are still to come."""
+    from model_zoo.part import bytes_left  # only this needs it
+
     model = find(name, revision=options.get("revision"))
-    local = local_folder(model)
-    if local is not None and not options.get("local_dir"):
-        return model, local, []
-    if not model.files and model.original is not None:
-        raise _not_converted(model, model.original)
-    _, folder = places(model, options.get("cache_dir"), options.get("local_dir"))
+    _, folder, local = places(model, options.get("cache_dir"), options.get("local_dir"))
+    if local:
+        return model, folder, []
     wanted = chosen(model, options.get("include") or (), options.get("exclude") or ())
     missing = wanted if options.get("force") else cache.missing_files(model, folder, wanted)
     left = ((file, bytes_left(folder / file.path, file.sha256 is not None)) for file in missing)
@@ -143,10 +138,19 @@ def resolve(name_or_path: PathLike, **options: Any) -> Path:
     return folder
 
 
-def places(model: Model, cache_dir: PathLike | None, local_dir: PathLike | None) -> tuple[Path, Path]:
-    """The folder that nothing is written out of, and the model's own."""
+def places(model: Model, cache_dir: PathLike | None, local_dir: PathLike | None) -> tuple[Path, Path, bool]:
+    """The folder that nothing is written out of, the model's own, and whether the files are there without a download.
+
+    Raises:
+        NotConvertedError: it has no files of its own yet.
+    """
+    local = local_folder(model)
+    if local is not None and not local_dir:
+        return local, local, True
+    if not model.files and model.original is not None:
+        raise _not_converted(model, model.original)
     home = settings.home(local_dir or cache_dir)
-    return home, home if local_dir else home / model.place
+    return home, home if local_dir else home / model.place, False
 
 
 def chosen(model: Model, include: Sequence[str], exclude: Sequence[str]) -> tuple[File, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 
 class ModelZooError(Exception):
@@ -121,14 +121,25 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
+def address_parts(url: object) -> SplitResult | None:
+    """The parts of an http or https address with a host that a resolver takes; None where it is none."""
+    try:
+        if not isinstance(url, str):
+            return None
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("ascii" if url.isascii() else "idna")  # the second is slow to load
+        fine = parts.scheme in ("http", "https") and parts.port != 0  # asking for it checks it
+        fine = fine and all(0 < len(label) < 64 for label in host.removesuffix(b".").split(b"."))
+        return parts if fine and not re.search(r"[\s\x00-\x1f\\]", parts.netloc) else None
+    except ValueError:
+        return None
+
+
 def public(url: str) -> str:
     """An address without user, password, query and fragment."""
-    try:
-        parts = urlsplit(url)
-        if parts.hostname and parts.port != 0:  # asking for it checks it
-            return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-    except ValueError:
-        pass
+    parts = address_parts(url)
+    if parts is not None:
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
     # It is none. The last @ may end a password that has the slash of a path in it, or follows no scheme.
     return re.split(r"[?#]", re.sub(r"^([A-Za-z][\w+.-]*://)?.*@", r"\1", url, flags=re.DOTALL))[0]
 

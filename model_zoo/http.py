@@ -14,17 +14,16 @@ import functools
 import http.client
 import io
 import os
-import re
 import socket
 import ssl
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin
 
 from model_zoo.digests import number
-from model_zoo.errors import DownloadError, public, scrub
+from model_zoo.errors import DownloadError, address_parts, public, scrub
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
@@ -82,6 +81,7 @@ class Answer:
         self.status = response.status
         self.headers = response.headers
         self.said = scrub(f"HTTP {response.status} {(response.reason or '')[:100]}".rstrip())
+        self.encoding = self.header("Content-Encoding").strip().lower().replace("identity", "")
         self._response = response
 
     def header(self, name: str) -> str:
@@ -139,7 +139,7 @@ class Client:
         raise DownloadError(f"{public(url)} is redirected in circles")
 
     def _send(self, url: str, headers: Mapping[str, str], method: str) -> Any:
-        parts = _split(url)
+        parts = address_parts(url)
         if parts is None:
             raise DownloadError(f"{public(url)} is no address")
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -183,7 +183,7 @@ class Client:
         if not proxy or urllib.request.proxy_bypass(host):
             connection, extra, prefix = kind(host, port, **options), {}, ""
         else:
-            via = _split(proxy if "://" in proxy else f"http://{proxy}")
+            via = address_parts(proxy if "://" in proxy else f"http://{proxy}")
             if via is None or via.scheme != "http":
                 raise DownloadError(
                     "the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is no address such as"
@@ -279,7 +279,7 @@ def _redirected(url: str, target: str) -> str:
         new = urljoin(url, target.encode("latin-1").decode("utf-8"))
     except (ValueError, UnicodeError):
         new = "?"
-    if _split(new) is None:
+    if address_parts(new) is None:
         raise DownloadError(f"{public(url)} is redirected to {public(new)[:200] or '?'}, which is no address: refused")
     if url.startswith("https:") and not new.startswith("https:"):
         raise DownloadError(
@@ -287,18 +287,6 @@ def _redirected(url: str, target: str) -> str:
             " replace the file"
         )
     return new
-
-
-def _split(url: str) -> SplitResult | None:
-    """The parts of an http or https address; None where it is none."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        host.encode("idna")  # refuses labels that are empty or too long
-        fine = parts.scheme in ("http", "https") and bool(host) and parts.port != 0  # asking for it checks it
-        return parts if fine and not re.search(r"[\s\x00-\x1f\\]", parts.netloc) else None
-    except ValueError:
-        return None
 
 
 def _basic(parts: SplitResult) -> str:

@@ -7,15 +7,15 @@ passed over; a `schema` above its own has it pass over the whole manifest.
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from model_zoo.errors import ManifestError, public
+from model_zoo.errors import ManifestError, address_parts, public
 
 SCHEMA = 1
 MANIFESTS = "[!.]*/[!.]*.json"  # where they lie in a folder of them
@@ -76,6 +76,13 @@ class File:
             return f"has {size:,} bytes, not about {self.approximate_size:,} as catalogued"
         return None
 
+    def mismatch(self, size: int, sha256: str) -> str | None:
+        """What the manifest has against a file; None if nothing."""
+        wrong = self.wrong_size(size)
+        if wrong is None and self.sha256 not in (None, sha256):
+            return f"has the sha256 {sha256}, not {self.sha256} as catalogued"
+        return wrong
+
     @property
     def slack(self) -> int:
         """How far an approximate size may be off, in bytes."""
@@ -130,7 +137,7 @@ class Model:
     remote: str = ""
 
     def __post_init__(self) -> None:
-        for name in (self.name, *self.aliases):
+        for name in self.names:
             if not is_name(name):
                 raise ManifestError(f"model name {_short(name)} is refused: give owner/name of letters, digits and ._-")
         for key in ("task", "pipeline", "licence", "origin", "paper", "description", "note"):
@@ -156,6 +163,18 @@ class Model:
         object.__setattr__(self, "place", self.place or self.name)
         object.__setattr__(self, "remote", self.remote or self.name)
 
+    def placed(self, **fields: Any) -> Model:
+        """The same with fields that need no check any more: thousands of entries are read at once."""
+        model = copy.copy(self)
+        for key, value in fields.items():
+            object.__setattr__(model, key, value)
+        return model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and the aliases."""
+        return self.name, *self.aliases
+
     @property
     def nominal_size(self) -> int | None:
         """Bytes of all files whose size is known, exactly or not; None if none is."""
@@ -178,7 +197,7 @@ class Model:
             known = ", ".join(sorted(self.revisions)) or "there are none"
             raise ManifestError(f"{self.name} has no revision {_short(revision)}; known: {known}")
         place, remote = f"{self.place}@{revision}", f"{self.remote}@{revision}"
-        return dataclasses.replace(self, files=self.revisions[revision], folder=None, place=place, remote=remote)
+        return self.placed(files=self.revisions[revision], folder=None, place=place, remote=remote)
 
 
 _OURS = ("folder", "registry", "file", "place", "remote")
@@ -193,17 +212,7 @@ def is_name(value: object) -> bool:
 
 def is_address(value: Any) -> bool:
     """Whether `value` is a plain http or https address: no user, password, query or fragment, no blanks."""
-    try:
-        parts = urlsplit(value)
-        return (
-            isinstance(value, str)
-            and parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port != 0  # asking for it checks it
-            and re.search(r"[^!-~]|[@?#\\]", value) is None
-        )
-    except (ValueError, AttributeError, TypeError):
-        return False
+    return address_parts(value) is not None and re.search(r"[^!-~]|[@?#\\]", value) is None
 
 
 def parse(values: Any) -> Model:
@@ -242,7 +251,7 @@ def read_manifest(file: Path, builtin: bool = False) -> Model:
     name = "/".join(file.parent.parts[-2:]) if builtin else f"{file.parent.name}/{file.stem}"
     values = read_json(file)
     try:
-        model = dataclasses.replace(parse(values), folder=folder, file=file)
+        model = parse(values).placed(folder=folder, file=file)
         if model.name != name:
             raise ManifestError(f"name is {model.name!r}; the place of the file says {name!r}")
     except ManifestError as error:

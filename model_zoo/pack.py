@@ -10,16 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
-import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from model_zoo import cache
-from model_zoo.disk import write_text
+from model_zoo.disk import files_in, remove_tree, token, write_text
 from model_zoo.errors import CacheError, ManifestError, SourceError
 from model_zoo.formats.scan import complaint
 from model_zoo.manifest import BUILTIN_MANIFEST, MANIFESTS, SCHEMA, parse, read_json, read_manifest
@@ -131,11 +129,9 @@ def pin(name: str, folder: PathLike, output: PathLike | None = None) -> Path:
         described = _described(root, path)
         known = next((file for file in model.files if file.path == path), None)
         if known is not None and not builtin:
-            wrong = known.wrong_size(described["size"]) or complaint(root / path)
-            if wrong or known.sha256 not in (None, described["sha256"]):
-                raise SourceError(
-                    f"{root / path} {wrong or 'has another sha256 than the manifest'}: it is another file"
-                )
+            wrong = known.mismatch(described["size"], described["sha256"]) or complaint(root / path)
+            if wrong:
+                raise SourceError(f"{root / path} {wrong}: it is another file")
         kept = {key: value for key, value in older.get(path, {}).items() if key != "approximate_size"}
         pinned.append({**kept, **described})
     target = Path(output) if output is not None else model.file
@@ -159,7 +155,7 @@ def publish(folder: PathLike, manifest: dict[str, Any], zoo: PathLike) -> Path:
     place = target / manifest["name"]
     if root in (place, *place.parents) or place in root.parents:
         raise SourceError(f"{root} and {place} lie in one another; choose another output folder with -o")
-    stage, older = (target / f".{kind}-{secrets.token_hex(8)}" for kind in ("staging", "older"))
+    stage, older = (target / f".{kind}-{token()}" for kind in ("staging", "older"))
     try:
         for file in manifest["files"]:
             copy = stage / file["path"]
@@ -189,8 +185,8 @@ def publish(folder: PathLike, manifest: dict[str, Any], zoo: PathLike) -> Path:
     except OSError as error:
         raise CacheError(f"cannot write to {target}: {error}; free or repair that place, or choose another") from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    shutil.rmtree(older, ignore_errors=True)
+        remove_tree(stage)
+    remove_tree(older)
     return target / INDEX
 
 
@@ -218,14 +214,10 @@ def _task(pipeline: str) -> str:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for folder, inner, names in os.walk(root):
-        inner.sort()
-        for path in (Path(folder, name) for name in (*inner, *sorted(names))):
-            kind = path.lstat().st_mode
-            if stat.S_ISREG(kind):
-                yield path
-            elif not stat.S_ISDIR(kind):
-                raise SourceError(f"{path} is a link or device; put a plain file there")
+    for path, plain in files_in(root):
+        if not plain:
+            raise SourceError(f"{path} is a link or device; put a plain file there")
+        yield path
 
 
 def _described(root: Path, path: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator
@@ -189,7 +188,7 @@ class Part:
         self._gained(self.size, True)
 
     def _create(self) -> None:
-        self._path = self.destination.with_name(f".{self.destination.name}.{secrets.token_hex(4)}.part")
+        self._path = self.destination.with_name(f".{self.destination.name}.{disk.token()}.part")
         self._stream = open(self._path, "xb", buffering=0)  # x: never through a link
         disk.share(self._path)
 

@@ -9,14 +9,14 @@ place, `<place>/<owner>/<name>/<file>`: on disk they are used where they lie, an
 the endpoint of the settings. None of them redefines a name of this package or of an earlier place unless the setting
 says `override=` before it. What is wrong with a place or an entry is warned of, and the rest goes on.
 
-What addresses said is kept in `<MODEL_ZOO_HOME>/.registries`, one file an address, one line an entry, so that a name
-is found without reading all of them.
+What addresses said and index files held is kept in `<MODEL_ZOO_HOME>/.registries`, one file each, one line an entry,
+so that a name is found without reading all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import hashlib
 import json
 import mmap
@@ -26,10 +26,9 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from model_zoo import settings
-from model_zoo.digests import Source
 from model_zoo.disk import make_folder, write_text
 from model_zoo.errors import (
     CacheError,
@@ -68,26 +67,19 @@ def list_models(task: str | None = None) -> list[Model]:
     Raises:
         UnknownTaskError: no model has this task.
     """
-    layers, problems = _layers(FRESH)
-    claims: dict[str, Model] = {}
-    overriding: set[str] = set()
-    for layer in layers:
+    layers, problems = _layers(FRESH, read=True)
+    models = []
+    for index, layer in enumerate(layers):
         for model in layer.models():
-            names = [name.lower() for name in (model.name, *model.aliases)]
-            if names[0] in overriding:
-                continue
-            others = [claims[name] for name in names if name in claims and name not in overriding]
-            if others or (layer.override and names[0] in claims):
-                problems.append(_clash(claims[names[0]] if names[0] in claims else others[0], model, layer))
-                continue
-            if layer.override:
-                overriding.update(names)
-            for name in names:
-                claims.setdefault(name, model)
+            rival, by_name = _rival(model, layers[:index], layer)
+            if rival is None:
+                models.append(model)
+            elif not by_name:
+                problems.append(_clash(rival, model, layer))
         problems += layer.problems
     for problem in problems:
-        warnings.warn(str(problem), stacklevel=2)
-    models = sorted({model.name: model for model in claims.values()}.values(), key=lambda model: model.name.lower())
+        warnings.warn(problem, stacklevel=2)
+    models.sort(key=lambda model: model.name.lower())
     chosen = [model for model in models if task in (None, model.task)]
     if task is not None and not chosen:
         tasks = ", ".join(sorted({model.task for model in models}))
@@ -109,21 +101,15 @@ def find(name: str, *, revision: str | None = None, refresh: bool = False, local
         RegistryError: the name is not known here, and an address could not or must not be asked for it.
         ManifestError: its own manifest breaks the schema, or has no such revision.
     """
-    refresh = refresh and not local_files_only
-    layers, problems = _layers(0.0 if refresh else None)
-    model = _lookup(layers, name)
-    if (
-        model is None
-        and not refresh
-        and not local_files_only
-        and any(place.is_address for place in settings.registries())
-    ):
-        layers, problems = _layers(0.0)
-        model = _lookup(layers, name)
-    if model is not None:
-        return model.at(revision)
+    may_ask = not local_files_only and any(place.is_address for place in settings.registries())
+    for max_age in (0.0,) if refresh and may_ask else (None, 0.0) if may_ask else (None,):
+        layers, problems = _layers(max_age)
+        for index, layer in enumerate(layers):
+            model = layer.get(name)
+            if model is not None and name in model.names and _rival(model, layers[:index], layer)[0] is None:
+                return model.at(revision)
     if problems:
-        raise problems[0]
+        raise RegistryError(problems[0])
     raise UnknownModelError(name, _nearest(name, layers))
 
 
@@ -154,10 +140,10 @@ class _Layer:
 
     def __init__(self, label: str, override: bool = False):
         self.label, self.override = label, override
-        self.problems: list[RegistryError | ManifestError] = []
-        self._models: list[Model] | None = None
+        self.problems: list[str] = []
+        self._models: dict[str, Model] | None = None  # by their names and aliases in lower case
 
-    def read(self) -> Iterator[Any]:
+    def read(self) -> Iterator[Callable[[], Model]]:
         """What makes each model: calls that raise ManifestError where an entry is bad."""
         raise NotImplementedError
 
@@ -169,45 +155,53 @@ class _Layer:
         if not self.override:
             return model
         tag = hashlib.sha256(str(model.registry).encode()).hexdigest()[:8]  # its files must not mix with the other's
-        return dataclasses.replace(model, place=f"{model.name}@{tag}")
+        return model.placed(place=f"{model.name}@{tag}")
 
     def models(self) -> list[Model]:
         if self._models is None:
-            self._models, bad = [], []
+            self._models = {}
+            bad: list[Exception] = []
             try:
                 for make in self.read():
                     try:
-                        self._models.append(self.finish(make()))
+                        model = self.finish(make())
+                        rivals = [self._models[name.lower()] for name in model.names if name.lower() in self._models]
+                        if rivals:
+                            self.problems.append(_clash(rivals[0], model, self))
+                        else:
+                            self._models.update((name.lower(), model) for name in model.names)
                     except ManifestError as error:
                         bad.append(error)
             except (ManifestError, OSError) as error:
-                bad.append(ManifestError(str(error)))
+                bad.append(error)
             if bad:
                 count = f"{len(bad)} entries are" if len(bad) > 1 else "an entry is"
-                self.problems.append(ManifestError(f"{count} passed over in {self.label}: {bad[0]}"))
-        return self._models
+                self.problems.append(f"{count} passed over in {self.label}: {bad[0]}")
+        return list({id(model): model for model in self._models.values()}.values())
 
     def get(self, name: str) -> Model | None:
         """By name or alias, upper and lower case being one."""
-        found = self.direct(name)
-        if found is not None:
-            return found
-        wanted = name.lower()
-        every = self.models()
-        named = (model for model in every if wanted in (name.lower() for name in (model.name, *model.aliases)))
-        return next(named, None)
+        found = self.direct(name) if self._models is None else None
+        if found is None:
+            self.models()
+            found = (self._models or {}).get(name.lower())
+        return found
 
 
 class _Package(_Layer):
-    def read(self) -> Iterator[Any]:
+    def direct(self, name: str) -> Model | None:
+        places = {COMMUNITY / f"{name}.json": False, BUILTIN / name / BUILTIN_MANIFEST: True} if is_name(name) else {}
+        return next((read_manifest(file, builtin) for file, builtin in places.items() if file.is_file()), None)
+
+    def read(self) -> Iterator[Callable[[], Model]]:
         for file in COMMUNITY.glob(MANIFESTS):
-            yield lambda file=file: read_manifest(file)
+            yield functools.partial(read_manifest, file)
         for file in BUILTIN.glob(f"*/*/{BUILTIN_MANIFEST}"):  # a folder without a manifest is no model (yet)
-            yield lambda file=file: read_manifest(file, builtin=True)
+            yield functools.partial(read_manifest, file, builtin=True)
 
 
-class _Disk(_Layer):
-    """A folder of manifests, an index, or a single manifest."""
+class _Folder(_Layer):
+    """A folder of manifests."""
 
     def __init__(self, place: Path, override: bool):
         super().__init__(str(place), override)
@@ -215,35 +209,26 @@ class _Disk(_Layer):
 
     def direct(self, name: str) -> Model | None:
         file = self.place / f"{name}.json"
-        return self.finish(read_manifest(file)) if self.place.is_dir() and is_name(name) and file.is_file() else None
+        return self.finish(read_manifest(file)) if is_name(name) and file.is_file() else None
 
     def finish(self, model: Model) -> Model:
-        base = self.place if self.place.is_dir() else Path(_base(self.place.as_posix(), model))
-        folder = base / model.name
-        file = model.file or (self.place if self.place.name == f"{model.name.rpartition('/')[2]}.json" else None)
-        placed = dataclasses.replace(
-            model, registry=str(self.place), folder=folder if folder.is_dir() else None, file=file
-        )
-        return super().finish(placed)
+        folder = self.place / model.name
+        return super().finish(model.placed(registry=self.label, folder=folder if folder.is_dir() else None))
 
-    def read(self) -> Iterator[Any]:
-        if self.place.is_dir():
-            for file in sorted(self.place.glob(MANIFESTS)):
-                yield lambda file=file: read_manifest(file)
-        elif not self.place.is_file():
+    def read(self) -> Iterator[Callable[[], Model]]:
+        if not self.place.is_dir():
             raise ManifestError(
                 "it does not exist; MODEL_ZOO_REGISTRY takes folders and files of manifests and addresses"
             )
-        else:
-            for values in _entries(read_json(self.place)):
-                yield lambda values=values: parse(values)
+        for file in sorted(self.place.glob(MANIFESTS)):
+            yield functools.partial(read_manifest, file)
 
 
 class _Copy(_Layer):
     """What an address last said: a line of JSON about it, then a line for each name and alias, `<key>\\t<entry>`."""
 
-    def __init__(self, url: str, override: bool):
-        super().__init__(public(url), override)
+    def __init__(self, url: str, override: bool, label: str | None = None):
+        super().__init__(label or public(url), override)
         self.url = url
         self.file = settings.home() / FOLDER / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.txt"
         self.about: dict[str, Any] = {}
@@ -251,30 +236,34 @@ class _Copy(_Layer):
         with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError), open(self.file, "rb") as stream:
             about = json.loads(stream.readline())
             if about.get("url") == self.label and isinstance(about.get("asked"), (int, float)):
-                self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-                self.about = about
-                self.problems += [ManifestError(about["problem"])] if about.get("problem") else []
+                self._keep(about, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def _keep(self, about: dict[str, Any], data: Any) -> None:
+        self.about, self._data, self._models = about, data, None
+        self.problems = [str(about["problem"])] if about.get("problem") else []
 
     def finish(self, model: Model) -> Model:
         addresses = [model.base_url or _base(self.url.partition("?")[0], model), *model.mirrors]
         if self.url.startswith("https:") and any(not address.startswith("https:") for address in addresses):
             raise ManifestError(f"{model.name} leads from https to http, where anyone on the way could replace files")
-        return super().finish(dataclasses.replace(model, registry=self.label, base_url=addresses[0]))
+        return super().finish(model.placed(registry=self.label, base_url=addresses[0]))
 
-    def read(self) -> Iterator[Any]:
+    def read(self) -> Iterator[Callable[[], Model]]:
         for line in bytes(self._data).split(b"\n")[1:]:
             entry = line.partition(b"\t")[2]
             if entry[:1] == b"{":
-                yield lambda entry=entry: parse(_decode(entry))
+                yield functools.partial(_parse_text, entry)
 
     def get(self, name: str) -> Model | None:
+        if self._models is not None:
+            return super().get(name)
         for _ in range(2):  # an alias leads to a name
             start = self._data.find(b"\n" + name.lower().encode() + b"\t") if is_name(name) else -1
             if start < 0:
-                return None
+                break
             line = self._data[start + 1 : self._data.find(b"\n", start + 1)].partition(b"\t")[2]
             if line[:1] == b"{":
-                return self.finish(parse(_decode(line)))
+                return self.finish(_parse_text(line))
             name = line.decode()
         return None
 
@@ -285,22 +274,20 @@ class _Copy(_Layer):
             RegistryError: it cannot be had, or is no registry. Such an answer never replaces a copy.
         """
         from model_zoo import http  # half of the start-up time
+        from model_zoo.digests import Source
 
-        headers = {"Accept": "application/json"}
-        if self.about.get("etag"):
-            headers["If-None-Match"] = str(self.about["etag"])
-        elif self.about.get("date"):
-            headers["If-Modified-Since"] = str(self.about["date"])
+        conditions = {"If-None-Match": "etag", "If-Modified-Since": "date"}
+        given = [(header, str(self.about[key])) for header, key in conditions.items() if self.about.get(key)]
         body = bytearray()
         with contextlib.closing(http.Client(http.POLICY, until)) as client:
             try:
-                with client.ask(self.url, headers) as answer:
+                with client.ask(self.url, {"Accept": "application/json", **dict(given[:1])}) as answer:
                     if answer.status == 304 and self.about:
-                        self._keep({**self.about, "asked": time.time()}, bytes(self._data).split(b"\n", 1)[1])
+                        self._write({**self.about, "asked": time.time()}, bytes(self._data).split(b"\n", 1)[1])
                         return
                     if answer.status != 200:
                         raise RegistryError(answer.said)
-                    if answer.header("Content-Encoding").strip().lower() not in ("", "identity"):
+                    if answer.encoding:
                         raise RegistryError("it was sent compressed although the plain text was asked for")
                     while block := answer.read(1 << 16):
                         body += block
@@ -311,107 +298,137 @@ class _Copy(_Layer):
                 raise RegistryError(str(error)) from None
         if source.length not in (None, len(body)):
             raise RegistryError(f"the connection closed after {len(body)} of {source.length} bytes")
-        lines, bad, models = [], [], []
         try:
-            for values in _entries(_decode(bytes(body))):
-                try:
-                    model = self.finish(parse(values))
-                except ManifestError as error:
-                    bad.append(str(error))
-                    continue
-                models.append(model)
-                lines.append(f"{model.name.lower()}\t{json.dumps(values)}\n")
-                lines += [f"{alias.lower()}\t{model.name}\n" for alias in model.aliases]
+            self._take(_decode(bytes(body)), source.etag, source.date)
         except ManifestError as error:
             raise RegistryError(str(error)) from None
-        problem = f"{len(bad)} of its entries are passed over: {self.label}: {bad[0]}" if bad else None
-        about = {"url": self.label, "etag": source.etag, "date": source.date, "asked": time.time(), "problem": problem}
-        self._keep(about, "".join(lines).encode())
-        self._models = models
 
-    def _keep(self, about: dict[str, Any], lines: bytes) -> None:
-        self.about, self._models = about, None
-        text = json.dumps(about) + "\n" + lines.decode()
-        self._data = text.encode()
-        self.problems = [ManifestError(about["problem"])] if about.get("problem") else []
+    def _take(self, index: Any, etag: str | None, date: str | None = None) -> None:
+        """Keep what an index holds.
+
+        Raises:
+            ManifestError: it is none.
+        """
+        lines, bad = [], []
+        for values in _entries(index):
+            try:
+                model = self.finish(parse(values))
+            except ManifestError as error:
+                bad.append(error)
+                continue
+            lines.append(f"{model.name.lower()}\t{json.dumps(values)}\n")
+            lines += [f"{alias.lower()}\t{model.name}\n" for alias in model.aliases]
+        problem = f"{len(bad)} of its entries are passed over: {self.label}: {bad[0]}" if bad else None
+        about = {"url": self.label, "etag": etag, "date": date, "asked": time.time(), "problem": problem}
+        self._write(about, "".join(lines).encode())
+
+    def _write(self, about: dict[str, Any], lines: bytes) -> None:
+        self._keep(about, json.dumps(about).encode() + b"\n" + lines)
         with contextlib.suppress(OSError):  # a cache that is read-only or full: the address is asked each time
             make_folder(self.file.parent)
-            write_text(self.file, text)
+            write_text(self.file, self._data.decode())
 
 
-def _layers(max_age: float | None) -> tuple[list[_Layer], list[Any]]:
+class _File(_Copy):
+    """An index or a single manifest on this machine. It has a copy, too: a large one takes a second to read."""
+
+    def __init__(self, place: Path, override: bool):
+        super().__init__(str(place), override, str(place))
+        self.place = place
+
+    def finish(self, model: Model) -> Model:
+        folder = Path(_base(self.place.as_posix(), model)) / model.name
+        file = self.place if self.place.name == f"{model.name.rpartition('/')[2]}.json" else None
+        there = folder if folder.is_dir() else None
+        return _Layer.finish(self, model.placed(registry=self.label, folder=there, file=file))
+
+    def models(self) -> list[Model]:
+        self._look()
+        return super().models()
+
+    def get(self, name: str) -> Model | None:
+        self._look()
+        return super().get(name)
+
+    def _look(self) -> None:
+        """Read the file where it is not as it was."""
+        try:
+            if self._models is None:
+                status = self.place.stat()
+                version = f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+                if self.about.get("etag") != version:
+                    self._take(read_json(self.place), version)
+        except (ManifestError, OSError) as error:
+            self._keep({"problem": f"an entry is passed over in {self.label}: {error}"}, b"")
+
+
+def _layers(max_age: float | None, read: bool = False) -> tuple[list[_Layer], list[str]]:
     """Every place in the order in which they win, and why addresses are not as they are now.
 
     Args:
         max_age: seconds after which an address is asked again; None asks none.
+        read: whether all entries are wanted, so that they can be read while addresses are waited for.
     """
-    overriding: list[_Layer] = []
-    others: list[_Layer] = []
-    problems: list[Any] = []
-    asked: list[_Copy] = []
+    layers: list[_Layer] = [_Package("this package")]
+    problems: list[str] = []
+    stale: list[_Copy] = []
     for place in settings.registries():
-        layer: _Layer
         if not place.is_address:
-            layer = _Disk(Path(os.path.abspath(os.path.expanduser(place.place))), place.override)
-        elif not is_address(place.place.partition("?")[0]):
+            path = Path(os.path.abspath(os.path.expanduser(place.place)))
+            layers.append((_File if path.is_file() else _Folder)(path, place.override))
+            continue
+        if not is_address(place.place.partition("?")[0]):
             problems.append(
-                RegistryError(
-                    f"MODEL_ZOO_REGISTRY names {public(place.place)!r}, which is no http or https address without user"
-                    " and password; it is passed over"
-                )
+                f"MODEL_ZOO_REGISTRY names {public(place.place)!r}, which is no http or https address without user and"
+                " password; it is passed over"
             )
             continue
-        else:
-            layer = copy = _Copy(place.place, place.override)
-            if max_age is not None and not 0 <= time.time() - copy.about.get("asked", -1e9) < max_age:
-                asked.append(copy)
-            elif not copy.about:
-                problems.append(
-                    RegistryError(
-                        f"the registry {copy.label} has not been read yet; `model-zoo list` reads it, with a connection"
-                    )
-                )
-        (overriding if place.override else others).append(layer)
-    return [*overriding, _Package("this package"), *others], problems + _ask(asked)
-
-
-def _ask(copies: list[_Copy]) -> list[RegistryError]:
-    """Ask addresses at once, and wait for `DEADLINE` seconds whatever they do; why some could not be had."""
-    until = time.monotonic() + DEADLINE
-    answers: dict[int, Any] = {}
-
-    def work(index: int) -> None:
-        try:
-            fresh = _Copy(copies[index].url, copies[index].override)
-            fresh.renew(until)
-            fresh.models()  # while others are waited for
-            answers[index] = fresh
-        except Exception as error:
-            answers[index] = error
-
-    problems: list[RegistryError] = []
-    if settings.offline():
-        return [
-            RegistryError(
-                f"the registry {copy.label} cannot be used: it has not been read yet, and MODEL_ZOO_OFFLINE keeps the"
-                " network closed"
+        copy = _Copy(place.place, place.override)
+        layers.append(copy)
+        fresh = max_age is None or 0 <= time.time() - copy.about.get("asked", -1e9) < max_age
+        if not fresh and not settings.offline():
+            stale.append(copy)
+        elif not copy.about:
+            closed = "; MODEL_ZOO_OFFLINE keeps the network closed" if settings.offline() else ""
+            problems.append(
+                f"the registry {copy.label} cannot be used: it has not been read yet; `model-zoo list` reads it, with a"
+                f" connection{closed}"
             )
-            for copy in copies
-            if not copy.about
-        ]
-    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(copies))]
+    answers = _ask(stale, [layer for layer in layers if read and layer not in stale])
+    for copy in stale:
+        answer = answers.get(copy, f"it did not come within {DEADLINE:.0f} s")
+        if isinstance(answer, _Copy):
+            layers[layers.index(copy)] = answer
+        else:
+            state = "could not be asked again; what it said before is used" if copy.about else "cannot be used"
+            problems.append(f"the registry {copy.label} {state}: {answer}")
+    return sorted(layers, key=lambda layer: not layer.override), problems
+
+
+def _ask(copies: list[_Copy], others: list[_Layer]) -> dict[_Layer, Any]:
+    """Fresh copies of addresses that are asked at once, or why there is none; nothing of those that say nothing within
+    `DEADLINE` seconds. `others` are read meanwhile."""
+    until = time.monotonic() + DEADLINE
+    answers: dict[_Layer, Any] = {}
+
+    def work(copy: _Copy) -> None:
+        try:
+            fresh = _Copy(copy.url, copy.override)
+            fresh.renew(until)
+            if others:
+                fresh.models()
+            answers[copy] = fresh
+        except Exception as error:
+            answers[copy] = error
+
+    threads = [threading.Thread(target=work, args=(copy,), daemon=True) for copy in copies]
     for thread in threads:
         thread.start()
+    for layer in others:
+        layer.models()
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-    for index, copy in enumerate(copies):
-        answer = answers.get(index, f"it did not come within {DEADLINE:.0f} s")
-        if isinstance(answer, _Copy):
-            copy.__dict__.update(answer.__dict__)
-            continue
-        state = "could not be asked again; what it said before is used" if copy.about else "cannot be used"
-        problems.append(RegistryError(f"the registry {copy.label} {state}: {answer}"))
-    return problems
+    return dict(answers)
 
 
 def _entries(values: Any) -> Iterable[Any]:
@@ -444,37 +461,35 @@ def _decode(text: bytes) -> Any:
         ) from None
 
 
+def _parse_text(text: bytes) -> Model:
+    return parse(_decode(text))
+
+
 def _base(place: str, model: Model) -> str:
     """What lies above `<owner>/<name>`: the folder of an index, or that of a manifest in its own place."""
     stem = place[: -len(".json")] if place.endswith(".json") else place
     return stem[: -len(model.name) - 1] if stem.endswith(f"/{model.name}") else place.rpartition("/")[0]
 
 
-def _lookup(layers: list[_Layer], name: str) -> Model | None:
-    for index, layer in enumerate(layers):
-        model = layer.get(name)
-        if model is not None and name in (model.name, *model.aliases) and not _hidden(model, layers[:index], layer):
-            return model
-    return None
+def _rival(model: Model, earlier: list[_Layer], layer: _Layer) -> tuple[Model | None, bool]:
+    """What hides a model of `layer`: one of an earlier place that has its name, or an alias that no override took from
+    it; and whether it was replaced by an override, which is no clash."""
+    for other in earlier:
+        replaced = other.override and not layer.override
+        for name in model.names[:1] if replaced else model.names:
+            rival = other.get(name)
+            if rival is not None:
+                return rival, replaced
+    return None, False
 
 
-def _hidden(model: Model, earlier: list[_Layer], layer: _Layer) -> bool:
-    """Whether an earlier place has the model's name, or an alias that no override took from it."""
-    names = (model.name, *model.aliases)
-    return any(
-        other.get(name) is not None
-        for other in earlier
-        for name in (names[:1] if other.override and not layer.override else names)
-    )
-
-
-def _clash(other: Model, model: Model, layer: _Layer) -> ManifestError:
-    shared = {name.lower() for name in (other.name, *other.aliases)} & {n.lower() for n in (model.name, *model.aliases)}
+def _clash(other: Model, model: Model, layer: _Layer) -> str:
+    shared = {name.lower() for name in other.names} & {name.lower() for name in model.names}
     label = f"{other.name} (from {other.registry})" if other.registry else other.name
     hint = "" if model.registry is None or layer.override else ", or write override= before it in MODEL_ZOO_REGISTRY"
-    return ManifestError(
-        f"{model.name} is passed over in {layer.label}: {label} and it both claim the"
-        f" name {min(shared)}; rename one{hint}"
+    return (
+        f"{model.name} is passed over in {layer.label}: {label} and it both claim the name {min(shared)}; rename"
+        f" one{hint}"
     )
 
 
@@ -484,7 +499,7 @@ def _nearest(name: str, layers: list[_Layer]) -> list[str]:
     # A user may mistype the whole name, or know only its last part.
     spellings: dict[str, str] = {}
     for model in (model for layer in layers for model in layer.models()):
-        for accepted in (model.name, *model.aliases):
+        for accepted in model.names:
             spellings[accepted.lower()] = accepted
             spellings[accepted.lower().rsplit("/", 1)[-1]] = accepted
     wanted = name.lower()[:200]  # difflib is quadratic

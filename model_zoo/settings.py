@@ -17,9 +17,8 @@ import re
 import sys
 from pathlib import Path
 from typing import NamedTuple, Union
-from urllib.parse import urlsplit
 
-from model_zoo.errors import SettingsError, public
+from model_zoo.errors import SettingsError, address_parts, public
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -40,13 +39,8 @@ def endpoints(override: str | None = None) -> tuple[str, ...]:
     value = override or os.environ.get("MODEL_ZOO_ENDPOINT") or " ".join(DEFAULT_ENDPOINTS)
     addresses = [address.rstrip("/") for address in re.split(r"[\s,]+", value) if address]
     for address in addresses or [value]:
-        try:
-            parts = urlsplit(address)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query + parts.fragment
-            usable = usable and parts.port != 0  # asking for it checks it
-        except ValueError:
-            usable = False
-        if not usable:
+        parts = address_parts(address)
+        if parts is None or parts.query + parts.fragment:
             raise SettingsError(
                 f"{public(address)[:200]!r} is no http or https address without a query; set MODEL_ZOO_ENDPOINT or"
                 f" --endpoint to one such as {DEFAULT_ENDPOINTS[0]}, or to several with blanks between them"

@@ -65,6 +65,7 @@ def look(client: http.Client, endpoints: Iterable[str], model: Model, file: File
     raise DownloadError("; ".join(failures))
 
 
+@dataclasses.dataclass(eq=False)
 class Download:
     """The files of one model on their way, in several threads. Use it in a `with` statement.
 
@@ -80,22 +81,19 @@ class Download:
     of them are here, it is fetched again.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        home: Path,
-        folder: Path,
-        mirrors: tuple[list[str], str],
-        shown: bool | None,
-        force: bool = False,
-    ):
+    model: Model
+    home: Path
+    folder: Path
+    mirrors: tuple[list[str], str]
+    shown: bool | None
+    force: bool = False
+
+    def __post_init__(self) -> None:
         self.policy = http.POLICY
-        self.model, self.home, self.folder, self.force = model, home, folder, force
-        self.endpoints, self.advice = mirrors
+        self.endpoints, self.advice = self.mirrors
         self.stop = threading.Event()
         self.odd_etags: set[str] = set()  # endpoints whose ETags look like MD5s and are none
         self.dead: set[str] = set()  # endpoints that no attempt got through to
-        self._shown = shown
         self._lock = threading.Lock()
         self._local = threading.local()
         self._clients: list[http.Client] = []
@@ -127,7 +125,7 @@ class Download:
         disk.check_space(self.folder, sum(max(0, (file.nominal_size or 0) - left[file]) for file in files))
         recorded = cache.records(self.folder, files)
         new = [file for file in files if file.sha256 is None and (self.force or file.path not in recorded)]
-        self.progress = _Progress(self.model.name, files, self._shown)
+        self.progress = _Progress(self.model.name, files, self.shown)
         try:
             for _ in range(3):
                 self._run([functools.partial(self._bring, file) for file in files], jobs)
@@ -141,10 +139,11 @@ class Download:
                     f"{files[0].path} of {self.model.name} keeps changing at its source; try again later"
                 )
             if new:
-                self.progress.note(
+                self.progress.say(
                     f"unverified: first use, recorded: the catalogue knows no sha256 of {len(new)} of the"
                     f" {len(self.model.files)} files of {self.model.name}; from now on `model-zoo verify` compares with"
-                    " what came"
+                    " what came",
+                    logging.INFO,
                 )
         finally:
             self.progress.close()
@@ -201,11 +200,8 @@ class Download:
                 raise Stopped
             return progress_of(destination)
 
-        def notice() -> None:
-            self.progress.say(
-                f"waiting for another process that downloads {file.path} of {self.model.name} (it locks {lock_file})"
-            )
-
+        said = f"waiting for another process that downloads {file.path} of {self.model.name} (it locks {lock_file})"
+        notice = functools.partial(self.progress.say, said)
         for _ in range(3):
             with disk.hold(lock_file, sign, notice, self.policy.lock_notice, self.policy.lock_silence) as alone:
                 if not self.force and not cache.missing_files(self.model, self.folder, [file]):
@@ -351,9 +347,8 @@ class _Transfer:
             raise self._failure(f"does not exist ({answer.said})")
         if code not in (200, 206):
             raise self._failure(f"was refused ({answer.said})")
-        encoding = answer.header("Content-Encoding").strip().lower()
-        if encoding not in ("", "identity"):
-            raise self._failure(f"was sent as {scrub(encoding)[:100]} although the plain file was asked for")
+        if answer.encoding:
+            raise self._failure(f"was sent as {scrub(answer.encoding)[:100]} although the plain file was asked for")
         kind = answer.header("Content-Type").strip().lower()
         if kind.startswith("multipart/byteranges"):
             part.restart()
@@ -378,13 +373,9 @@ class _Transfer:
         if answer.header("Content-Range"):
             raise _Retry("the server sent a range and called it the whole file")
         source = Source.of(answer, self.endpoint)
-        if (
-            source.length is None
-            and self.file.size is None
-            and "chunked" not in answer.header("Transfer-Encoding").lower()
-        ):
-            if self.sha256 is None:
-                raise self._failure("comes without a length, so that a cut could not be told from its end")
+        chunked = "chunked" in answer.header("Transfer-Encoding").lower()
+        if source.length is None and not chunked and self.file.size is None and self.sha256 is None:
+            raise self._failure("comes without a length, so that a cut could not be told from its end")
         wrong = self.file.wrong_size(source.length) if source.length is not None else None
         if wrong:
             raise self._failure(f"{wrong}: it is another version, or a page came in its place")
@@ -475,13 +466,11 @@ class _Transfer:
             return self.file.wrong_size(part.size) or part.complaint()
         if found["sha256"] == self.sha256:
             return None
-        then = "as catalogued" if self.file.sha256 else "as when it was first downloaded"
-        advice = (
-            "" if self.file.sha256 else f"; `model-zoo download --force {self.work.model.name}` takes all of it anew"
-        )
-        return (
-            f"has the sha256 {found['sha256']}, not {self.sha256} {then}: it was damaged on the way or changed{advice}"
-        )
+        then, advice = "as catalogued", ""
+        if not self.file.sha256:
+            then = "as when it was first downloaded"
+            advice = f"; `model-zoo download --force {self.work.model.name}` takes all of it anew"
+        return f"has the sha256 {found['sha256']}, not {self.sha256} {then}: it was damaged or changed{advice}"
 
     def _compare_etag(self, part: Part, found: Mapping[str, str]) -> None:
         """An ETag that looks like an MD5 and is none of these bytes has them fetched again, and if they are the same
@@ -541,17 +530,10 @@ class _Progress:
                 self._lengths[path] = length
                 self._bar.refresh()
 
-    def say(self, text: str) -> None:
-        """Tell the user something that cannot wait."""
+    def say(self, text: str, level: int = logging.WARNING) -> None:
+        """Tell the user something: what cannot wait, or what is good to know."""
         with self._lock:
             if self.shown:
                 self._bar.write(text, file=sys.stderr)
             else:
-                _LOG.warning("%s", text)
-
-    def note(self, text: str) -> None:
-        """Tell the user something that is good to know."""
-        if self.shown:
-            self.say(text)
-        else:
-            _LOG.info("%s", text)
+                _LOG.log(level, "%s", text)

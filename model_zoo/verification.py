@@ -115,18 +115,17 @@ def _check(folder: Path, file: File) -> Finding:
     with reading(path):
         size = path.stat().st_size
         sha256 = cache.hash_file(path)
-    wrong_size = file.wrong_size(size)
-    if wrong_size or (file.sha256 is None and recorded is not None and recorded.size != size):
-        expected = recorded.size if recorded and file.size is None else file.size
-        return Finding(file.path, "wrong", f"damaged: {size} bytes instead of {expected or file.approximate_size}")
-    expected_hash = file.sha256 or (recorded.sha256 if recorded else None)
-    if expected_hash not in (None, sha256):
-        return Finding(file.path, "wrong", f"damaged: the sha256 {sha256} instead of {expected_hash}")
-    if file.sha256 is not None:
+    known = recorded if file.sha256 is None else file
+    if file.wrong_size(size) or (known is not None and known.size not in (None, size)):
+        expected = recorded.size if recorded and file.size is None else file.nominal_size
+        return Finding(file.path, "wrong", f"damaged: {size} bytes instead of {expected}")
+    if known is None:
+        return Finding(file.path, "unknown", "no sha256 of it is known, and none was recorded")
+    if known.sha256 != sha256:
+        return Finding(file.path, "wrong", f"damaged: the sha256 {sha256} instead of {known.sha256}")
+    if known is file:
         return Finding(file.path, "ok", "right, as in the catalogue")
-    if recorded is not None:
-        return Finding(file.path, "unknown", "as when it was first downloaded; nobody's sha256 vouches for it")
-    return Finding(file.path, "unknown", "no sha256 of it is known, and none was recorded")
+    return Finding(file.path, "unknown", "as when it was first downloaded; nobody's sha256 vouches for it")
 
 
 def _compare(folder: Path, finding: Finding, now: Source, then: Source | None) -> Finding:

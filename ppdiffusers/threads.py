@@ -87,14 +87,20 @@ def cpu_quota(files: Path = _FILES) -> Optional[float]:
     Source: cpu.max in the kernel's cgroup-v2.rst, cpu.cfs_quota_us in sched-bwc.rst. A group is bound by those around
     it too.
     """
-    quotas = [
-        quota for top, group in _control_groups(files) for each in _upwards(top, group) if (quota := _quota(each))
-    ]
-    return min(quotas, default=None)
+    return min((quota for group in control_groups("cpu", files) if (quota := _quota(group))), default=None)
 
 
-def _control_groups(files: Path) -> Iterator[Tuple[Path, Path]]:
-    """Folders of hierarchies that bound CPU time, and in each that of this process."""
+def control_groups(controller: str, files: Path = _FILES) -> Iterator[Path]:
+    """Folders of the control groups of this process, and of those around them, that bound its "cpu" or "memory"."""
+    for top, group in _hierarchies(controller, files):
+        yield group
+        while group != top:
+            group = group.parent
+            yield group
+
+
+def _hierarchies(controller: str, files: Path) -> Iterator[Tuple[Path, Path]]:
+    """Folders of hierarchies, and in each that of this process."""
     try:
         groups = (files / "proc/self/cgroup").read_text().splitlines()
         mounts = (files / "proc/self/mountinfo").read_text().splitlines()
@@ -103,27 +109,20 @@ def _control_groups(files: Path) -> Iterator[Tuple[Path, Path]]:
     paths = {}
     for line in groups:
         _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):  # of version 2 it is empty
-            paths[controller] = path
+        for each in controllers.split(","):  # of version 2 it is empty
+            paths[each] = path
     for line in mounts:
         place, _, kind = line.partition(" - ")
         root, top = place.split()[3:5]
         kind, _, options = kind.split(" ", 2)
-        group = paths.get({"cgroup2": "", "cgroup": "cpu"}.get(kind, "none"))
-        if group is None or (kind == "cgroup" and "cpu" not in options.split(",")):
+        group = paths.get({"cgroup2": "", "cgroup": controller}.get(kind, "none"))
+        if group is None or (kind == "cgroup" and controller not in options.split(",")):
             continue
         folder = files / top.lstrip("/")
         try:
             yield folder, folder / PurePosixPath(group).relative_to(root)
         except ValueError:  # what is mounted is the group itself, under another name
             yield folder, folder
-
-
-def _upwards(top: Path, group: Path) -> Iterator[Path]:
-    yield group
-    while group != top:
-        group = group.parent
-        yield group
 
 
 def _quota(group: Path) -> Optional[float]:

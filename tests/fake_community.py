@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 PREFIX = "/models/community/"
 _BLOCK = 1 << 22
@@ -27,7 +27,7 @@ class Fault:
 
     path: str | None = None  # end of the addresses that are hit; None hits all
     times: int | None = None  # how many requests are hit; None hits all
-    status: int | None = None  # answer with this code and an empty body
+    status: int | None = None  # answer with this code, and an empty body where there is no other
     redirect: str | None = None  # answer 302 to this address
     cut_after: int | None = None  # promise the whole body, send this many bytes of it, close
     length_lie: int = 0  # added to the Content-Length; the body stays as it is
@@ -55,7 +55,7 @@ class Fault:
 class Request:
     """One request as the server saw it."""
 
-    path: str  # `<owner>/<name>/<file>`
+    path: str  # `<owner>/<name>/<file>`, and what may follow it after a question mark
     headers: dict[str, str]
     method: str = "GET"
 
@@ -70,6 +70,7 @@ class CommunityServer:
         url: the endpoint.
         requests: every GET so far.
         heads: every HEAD so far.
+        statuses: the code of every answer so far.
         bytes_sent: body bytes sent so far.
         faults: the first that fits a GET is committed; add them with `fail`.
         answers_head: whether it knows that method.
@@ -79,6 +80,7 @@ class CommunityServer:
         self.folder = Path(folder).resolve()
         self.requests: list[Request] = []
         self.heads: list[Request] = []
+        self.statuses: list[int] = []
         self.bytes_sent = 0
         self.faults: list[Fault] = []
         self.answers_head = True
@@ -108,6 +110,7 @@ class CommunityServer:
         self.faults.clear()
         self.requests.clear()
         self.heads.clear()
+        self.statuses.clear()
         self.bytes_sent = 0
 
     def paths(self) -> list[str]:
@@ -144,25 +147,33 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self.community.statuses.append(int(code))
+        super().send_response(code, message)
+
     def do_HEAD(self) -> None:
         self.do_GET() if self.community.answers_head else self._empty(405)
 
     def do_GET(self) -> None:
         community = self.community
-        path = unquote(urlsplit(self.path).path)
+        path, _, query = unquote(self.path).partition("?")
         name = path[len(PREFIX) :] if path.startswith(PREFIX) else path
-        request = Request(name, dict(self.headers), self.command)
+        request = Request(f"{name}?{query}" if query else name, dict(self.headers), self.command)
         (community.heads if self.command == "HEAD" else community.requests).append(request)
-        fault = Fault() if self.command == "HEAD" else community._next_fault(name)
+        fault = Fault() if self.command == "HEAD" else community._next_fault(request.path)
         file = (community.folder / name).resolve()
         if fault.redirect is not None:
             self._empty(302, {**fault.headers, "Location": fault.redirect})
-        elif fault.status is not None:
+        elif fault.status is not None and fault.body is None:
             self._empty(fault.status, fault.headers)
+        elif fault.body is not None:
+            self._send_body(fault.body, fault)
         elif not path.startswith(PREFIX) or community.folder not in file.parents or not file.is_file():
             self._empty(404)
-        elif fault.body is not None or fault.encoding == "gzip":
-            self._send_body(gzip.compress(file.read_bytes()) if fault.body is None else fault.body, fault)
+        elif self.headers.get("If-None-Match") == community.etag(name):
+            self._empty(304)
+        elif fault.encoding == "gzip":
+            self._send_body(gzip.compress(file.read_bytes()), fault)
         else:
             with open(file, "rb") as stream:
                 self._send(stream, name, file, fault)
@@ -176,12 +187,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send_body(self, body: bytes, fault: Fault) -> None:
-        self.send_response(200)
-        for key, value in fault.headers.items():
+        self.send_response(fault.status or 200)
+        encoding = {"Content-Encoding": fault.encoding} if fault.encoding else {}
+        for key, value in {"Content-Length": str(len(body)), **encoding, **fault.headers}.items():
             self.send_header(key, value)
-        if fault.encoding:
-            self.send_header("Content-Encoding", fault.encoding)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self._write(body)
 

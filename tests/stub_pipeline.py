@@ -26,7 +26,7 @@ class Stub:
         self.calls = []  # pixels, and the first normals that the generator drew
 
     def stream(self, image, num_inference_steps, eta, generator, output_type):
-        assert output_type == "np" and eta == 0 and min(image.shape[:2]) >= 2
+        assert output_type == "rows" and eta == 0 and min(image.shape[:2]) >= 2
         self.calls.append((image, generator.randn([16])))
         (picture,) = to_pictures(image)
         time.sleep(self.seconds)
@@ -34,7 +34,8 @@ class Stub:
             yield Progress(step, num_inference_steps)
         colours = (picture.rgb + 1) / 2
         values = colours if picture.alpha is None else np.concatenate([colours, picture.alpha[..., None]], axis=-1)
-        yield Progress(num_inference_steps, num_inference_steps, (values.repeat(4, axis=0).repeat(4, axis=1)[None],))
+        rows = (row.repeat(4, axis=0).repeat(4, axis=1) for row in values[:, None])
+        yield Progress(num_inference_steps, num_inference_steps, ([rows],))
 
 
 class Loader:

@@ -37,7 +37,9 @@ def shorten(text: object) -> str:
 
 
 class Span:
-    """Bytes `start:stop` of a file."""
+    """Bytes `start:stop` of a file's memory map (or of a bytes object), looked at only when they are wanted."""
+
+    __slots__ = ("source", "start", "stop")
 
     def __init__(self, source: Data, start: int, stop: int):
         self.source, self.start, self.stop = source, start, stop
@@ -48,6 +50,9 @@ class Span:
 
     def release(self) -> None:
         """Let the system take the pages back; a later look fetches them from the file again."""
+        if isinstance(self.source, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            first = self.start - self.start % mmap.PAGESIZE
+            self.source.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
 
 
 class TextBytes:
@@ -75,13 +80,13 @@ class Tools(NamedTuple):
     tensor: Callable[..., Any] = describe_tensor
 
 
-def check_shape(shape: Any) -> tuple[int, ...]:
-    """`shape` as a tuple of sane sizes; also used for strides and other tuples of counts."""
+def check_shape(shape: Any, what: str = "") -> tuple[int, ...]:
+    """`shape` as a tuple of sane sizes; also used for strides and other tuples of counts. `what` has them."""
     if type(shape) not in (tuple, list) or len(shape) > MAX_DIMENSIONS:
-        raise FormatError(f"has a shape that is not a tuple of at most {MAX_DIMENSIONS} sizes")
+        raise FormatError(f"has a shape{what} that is not a list of at most {MAX_DIMENSIONS} sizes")
     if not all(type(size) is int and 0 <= size <= MAX_BYTES for size in shape):
         # The value is not shown: printing a crafted one could take for ever.
-        raise FormatError("has a shape with an impossible size")
+        raise FormatError(f"has a shape with an impossible size{what}")
     return tuple(shape)
 
 

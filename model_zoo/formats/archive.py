@@ -25,8 +25,9 @@ STORED, DEFLATED = 0, 8
 PIECE = 1 << 20  # bytes that are unpacked at once
 MAX_ENTRIES = 200_000  # a model of a thousand tensors has as many
 
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_LOCAL = struct.Struct("<4s4xH16x2H")  # magic, method, lengths of the name and the extra field
+# Magic, flags, method, checksum, sizes packed and not, lengths of name, extra field and comment, mode, place.
+_CENTRAL = struct.Struct("<4s4x2H4x3I3H4x2I")
 _END = struct.Struct("<4s4H2IH")
 _LOCATOR = struct.Struct("<4sIQI")  # of the zip64 end
 _END_64 = struct.Struct("<4sQ2H2I4Q")
@@ -99,45 +100,30 @@ def read_entries(data: Data, start: int = 0, stop: int | None = None) -> list[En
     for _ in range(count):
         if last - place < _CENTRAL.size:
             raise _damaged("its directory ends early")
-        (
-            magic,
-            _,
-            _,
-            flags,
-            method,
-            _,
-            _,
-            crc,
-            packed,
-            size,
-            name_length,
-            extra_length,
-            comment_length,
-            *_,
-            mode,
-            local,
-        ) = _CENTRAL.unpack(data[place : place + _CENTRAL.size])
-        after_name = place + _CENTRAL.size + name_length
-        place = after_name + extra_length + comment_length
+        magic, flags, method, crc, packed, size, *lengths, mode, local = _CENTRAL.unpack(
+            data[place : place + _CENTRAL.size]
+        )
+        after_name = place + _CENTRAL.size + lengths[0]
+        place += _CENTRAL.size + sum(lengths)
         if magic != b"PK\x01\x02" or place > last:
             raise _damaged("its directory is broken")
-        raw_name = data[after_name - name_length : after_name]
-        size, packed, local = _wide(data[after_name : after_name + extra_length], size, packed, local)
+        raw_name = data[after_name - lengths[0] : after_name]
+        name = _text(raw_name, flags)
+        size, packed, local = _wide(data[after_name : after_name + lengths[1]], size, packed, local)
         # The local header repeats the name and may have other extra fields (torch aligns the data with them).
         head = start + local
         header = data[head : head + _LOCAL.size]
         if head + _LOCAL.size > first or not header.startswith(MAGIC):
-            raise _damaged(f"the entry {shorten(_text(raw_name, flags))!r} is not where it should be")
-        local_name_length, local_extra_length = struct.unpack("<HH", header[26:30])
-        local_method = struct.unpack("<H", header[8:10])[0]
-        begin = head + _LOCAL.size + local_name_length + local_extra_length
-        if data[head + _LOCAL.size : head + _LOCAL.size + local_name_length] != raw_name or local_method != method:
-            raise _damaged(f"it disagrees with itself about the entry {shorten(_text(raw_name, flags))!r}")
+            raise _damaged(f"the entry {shorten(name)!r} is not where it should be")
+        _, local_method, name_length, extra_length = _LOCAL.unpack(header)
+        begin = head + _LOCAL.size + name_length + extra_length
+        if data[head + _LOCAL.size : begin - extra_length] != raw_name or local_method != method:
+            raise _damaged(f"it disagrees with itself about the entry {shorten(name)!r}")
         if flags & 1:
             raise FormatError("is an encrypted zip archive")
         if begin + packed > first or (method == STORED and packed != size):
-            raise _damaged(f"the entry {shorten(_text(raw_name, flags))!r} does not fit")
-        entries.append(Entry(_text(raw_name, flags), method, begin, begin + packed, size, stat.S_IFMT(mode >> 16), crc))
+            raise _damaged(f"the entry {shorten(name)!r} does not fit")
+        entries.append(Entry(name, method, begin, begin + packed, size, stat.S_IFMT(mode >> 16), crc))
         places.append((head, begin + packed))
     if place != last:
         raise _damaged("its directory is longer than its entries")
@@ -150,9 +136,9 @@ def read_entries(data: Data, start: int = 0, stop: int | None = None) -> list[En
 def ends_here(data: Data) -> bool:
     """Whether readers that look for an archive's end would find one at the end of the data."""
     end = data.rfind(b"PK\x05\x06", max(0, len(data) - _END.size - _BIG_16))
-    return 0 <= end <= len(data) - _END.size and end + _END.size + _END.unpack(data[end : end + _END.size])[-1] == len(
-        data
-    )
+    if not 0 <= end <= len(data) - _END.size:
+        return False
+    return end + _END.size + _END.unpack(data[end : end + _END.size])[-1] == len(data)
 
 
 def _directory(data: Data, start: int, stop: int) -> tuple[int, int, int]:
@@ -262,7 +248,8 @@ def read_legacy(data: Data, start: int, machine: type[Machine] = Machine, tools:
         FormatError: as `read_zip`.
     """
     tools = tools or Tools()
-    (version, start), (system, start) = _two_pickles(data, start)
+    version, start = load_pickle(data, start, len(data))
+    system, start = load_pickle(data, start, len(data))
     if version != LEGACY_VERSION or type(system) is not dict or system.get("little_endian") is not True:
         raise FormatError("is a torch file of an unknown version, or was written on a big-endian machine")
     places: dict[str, Any] = {}
@@ -293,11 +280,6 @@ def read_legacy(data: Data, start: int, machine: type[Machine] = Machine, tools:
     if start != len(data):
         raise FormatError(f"has {len(data) - start} bytes after its end")
     return value
-
-
-def _two_pickles(data: Data, start: int) -> tuple[tuple[Any, int], tuple[Any, int]]:
-    first = load_pickle(data, start, len(data))
-    return first, load_pickle(data, first[1], len(data))
 
 
 def _storage_identity(identity: Any, length: int) -> tuple[str, str, int]:

@@ -36,6 +36,8 @@ from model_zoo.formats.names import (
 MAX_STEPS = 1_000_000  # opcodes; a model of a thousand tensors takes some 40,000
 MAX_NAME = 65536  # bytes; longer text can only be bytes written as text
 MAX_DIGITS = 64
+WINDOW = 16 << 20  # bytes in which the end of a line is looked for at once
+MAX_TEXT = 48 << 20  # bytes of all names and short texts, which become objects
 # What the tensors may hold together, as a multiple of the file, and bytes. Several may share their numbers.
 MAX_HELD, HELD_SLACK = 4, 1 << 20
 
@@ -66,7 +68,7 @@ def load_pickle(
 
 
 class Machine:
-    actions: dict[int, Callable[[Any], None]]  # by opcode
+    actions: dict[int, Callable[[Any], Any]]  # by opcode
 
     def __init__(self, data: Data, start: int, stop: int, persistent: Callable[[Any], Any] | None, tools: Tools):
         self.data = data
@@ -76,6 +78,7 @@ class Machine:
         self.tools = tools
         self.steps = 0
         self.held = 0
+        self.text_bytes = 0
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []  # the stacks below each mark
         self.memo: dict[int, Any] = {}
@@ -105,6 +108,11 @@ class Machine:
         if self.held > MAX_HELD * len(self.data) + HELD_SLACK:
             raise FormatError(f"holds tensors of more than {MAX_HELD} times its size")
 
+    def count_text(self, size: int) -> None:
+        self.text_bytes += size
+        if self.text_bytes > MAX_TEXT:
+            raise FormatError(f"holds more than {MAX_TEXT >> 20} MiB of names and short texts, which weights do not")
+
     # Reading the program
 
     def span(self, size: int) -> Any:
@@ -123,7 +131,13 @@ class Machine:
 
     def line_span(self, limit: int | None = None) -> Any:
         stop = self.stop if limit is None else min(self.stop, self.position + limit + 1)
-        end = self.data.find(b"\n", self.position, stop)
+        place, end = self.position, -1
+        while end < 0 and place < stop:
+            window = self.tools.span(self.data, place, min(place + WINDOW, stop))
+            end = self.data.find(b"\n", place, window.stop)
+            place = window.stop
+            if window.size == WINDOW:  # what has been searched would stay in memory
+                window.release()
         if end < 0:
             raise FormatError("ends early, or is no pickle: a line of text does not end")
         line = self.span(end - self.position)
@@ -132,6 +146,7 @@ class Machine:
 
     def line(self, limit: int | None = None) -> bytes:
         line = self.line_span(limit)
+        self.count_text(line.size)
         return self.data[line.start : line.stop]
 
     def chunk(self, raw: Any) -> Any:
@@ -149,9 +164,9 @@ class Machine:
         chunk = self.chunk(raw)
         if chunk.size is None or chunk.size > MAX_DIGITS:
             raise FormatError("gives a number or a code the data of an array")
-        return (
-            chunk.text.encode("latin-1") if type(chunk) is self.tools.text else chunk.source[chunk.start : chunk.stop]
-        )
+        if type(chunk) is self.tools.text:
+            return chunk.text.encode("latin-1")
+        return chunk.source[chunk.start : chunk.stop]
 
     # The stack
 
@@ -182,9 +197,9 @@ class Machine:
 
     def frame(self) -> None:
         """A frame says how much to read at once: nothing to do on a map but to see that it is all there."""
-        size = self.number("<Q")
-        if size > self.stop - self.position:
-            raise FormatError(f"ends early: {size} bytes are announced where {self.stop - self.position} are left")
+        start = self.position + 8
+        self.span(self.number("<Q"))
+        self.position = start
 
     def mark(self) -> None:
         self.marked.append(self.stack)
@@ -196,13 +211,11 @@ class Machine:
         else:  # POP of a mark
             self.stack = self.marked.pop()
 
-    def pop_to_mark(self) -> None:
-        self.pop_mark()
-
     def text(self, size: int) -> None:
         if size > MAX_NAME:
             self.push(self.tools.text(self.span(size)))
         else:
+            self.count_text(size)
             self.push(self.take(size).decode("utf-8"))
 
     def text_line(self) -> None:
@@ -211,18 +224,23 @@ class Machine:
             line.release()  # looking for its end has read it
             self.push(self.tools.text(line, escaped=True))
         else:
+            self.count_text(line.size)
             self.push(codecs.decode(self.data[line.start : line.stop], "raw-unicode-escape"))
 
     def string_line(self) -> None:
         """Python 2's str at protocol 0: as its source code would have it."""
-        quoted = self.line()
+        quoted = self.line(MAX_TEXT)
         if len(quoted) < 2 or quoted[:1] != quoted[-1:] or quoted[:1] not in (b"'", b'"'):
             raise FormatError("holds a damaged pickle: a text without quotes")
         self.push(codecs.escape_decode(quoted[1:-1])[0].decode("latin-1"))  # type: ignore[attr-defined]
 
     def string(self, size: int) -> None:
         """Python 2's str: a name or bytes."""
-        self.push(self.take(size).decode("latin-1") if size <= MAX_NAME else self.span(size))
+        if size > MAX_NAME:
+            self.push(self.span(size))
+        else:
+            self.count_text(size)
+            self.push(self.take(size).decode("latin-1"))
 
     def integer_line(self) -> None:
         digits = self.line(MAX_DIGITS)
@@ -256,22 +274,15 @@ class Machine:
         self.push([])
         self.append(items)
 
-    def append_one(self) -> None:
-        self.append([self.stack.pop()])
-
-    def set_item(self) -> None:
-        value = self.stack.pop()
-        key = self.stack.pop()
-        self.set_items([key, value])
-
     def put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
 
-    def put_line(self) -> None:
-        self.put(_index(self.line(MAX_DIGITS)))
-
-    def get_line(self) -> None:
-        self.push(self.memo[_index(self.line(MAX_DIGITS))])
+    def index_line(self) -> int:
+        """A place in the memory."""
+        digits = self.line(MAX_DIGITS)
+        if not digits.isdigit():  # other spellings are read by some and not by others
+            raise FormatError("has a place in its memory that is no plain number")
+        return int(digits)
 
     def find(self, module: Any, name: Any) -> Any:
         return find_global(module, name)
@@ -325,13 +336,6 @@ class Machine:
         self.push(self.persistent(self.stack.pop()))
 
 
-def _index(digits: bytes) -> int:
-    """A place in the memory."""
-    if not digits.isdigit():  # other spellings are read by some and not by others
-        raise FormatError("has a place in its memory that is no plain number")
-    return int(digits)
-
-
 def _refusal(opcode: bytes) -> str:
     import pickletools  # only a refusal names an opcode
 
@@ -371,7 +375,7 @@ _ACTIONS: dict[bytes, Callable[[Any], Any]] = {
     # containers
     pickle.MARK: Machine.mark,
     pickle.POP: Machine.pop,
-    pickle.POP_MARK: Machine.pop_to_mark,
+    pickle.POP_MARK: Machine.pop_mark,
     pickle.DUP: lambda m: m.push(m.stack[-1]),
     pickle.EMPTY_TUPLE: lambda m: m.push(()),
     pickle.TUPLE: lambda m: m.make_tuple(m.pop_mark()),
@@ -380,18 +384,18 @@ _ACTIONS: dict[bytes, Callable[[Any], Any]] = {
     pickle.TUPLE3: lambda m: m.pop_tuple(3),
     pickle.EMPTY_LIST: lambda m: m.push([]),
     pickle.LIST: Machine.make_list,
-    pickle.APPEND: Machine.append_one,
+    pickle.APPEND: lambda m: m.append([m.stack.pop()]),
     pickle.APPENDS: lambda m: m.append(m.pop_mark()),
     pickle.EMPTY_DICT: lambda m: m.push({}),
     pickle.DICT: Machine.make_dict,
-    pickle.SETITEM: Machine.set_item,
+    pickle.SETITEM: lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),
     pickle.SETITEMS: lambda m: m.set_items(m.pop_mark()),
     # memory
-    pickle.PUT: Machine.put_line,
+    pickle.PUT: lambda m: m.put(m.index_line()),
     pickle.BINPUT: lambda m: m.put(m.number("<B")),
     pickle.LONG_BINPUT: lambda m: m.put(m.number("<I")),
     pickle.MEMOIZE: lambda m: m.put(len(m.memo)),
-    pickle.GET: Machine.get_line,
+    pickle.GET: lambda m: m.push(m.memo[m.index_line()]),
     pickle.BINGET: lambda m: m.push(m.memo[m.number("<B")]),
     pickle.LONG_BINGET: lambda m: m.push(m.memo[m.number("<I")]),
     # names and what is made of them
@@ -456,10 +460,6 @@ class SkippingMachine(Machine):
         else:
             self.push(_or_foreign(self.persistent, self.stack.pop()))
 
-    def call_with_keywords(self) -> None:
-        self.stack.pop()
-        self.reduce()
-
     def call_marked(self) -> None:
         """OBJ: class and arguments are what lies above the mark."""
         items = self.pop_mark()
@@ -470,10 +470,6 @@ class SkippingMachine(Machine):
         arguments = tuple(self.pop_mark())
         self.global_line()
         self.push(self.call(self.stack.pop(), arguments))
-
-    def frozen_set(self) -> None:
-        self.pop_mark()
-        self.push(Foreign("holds a set"))
 
 
 def _passed_over(value: Any) -> Any:
@@ -491,11 +487,11 @@ _SKIPPING: dict[bytes, Callable[[Any], Any]] = {
     pickle.BUILD: SkippingMachine.build,
     pickle.BINPERSID: SkippingMachine.persistent_id,
     pickle.NEWOBJ: SkippingMachine.reduce,
-    pickle.NEWOBJ_EX: SkippingMachine.call_with_keywords,
+    pickle.NEWOBJ_EX: lambda m: (m.stack.pop(), m.reduce()),  # without the keywords
     pickle.OBJ: SkippingMachine.call_marked,
     pickle.INST: SkippingMachine.instance,
     pickle.EMPTY_SET: lambda m: m.push(Foreign("holds a set")),
     pickle.ADDITEMS: lambda m: m.append(m.pop_mark()),
-    pickle.FROZENSET: SkippingMachine.frozen_set,
+    pickle.FROZENSET: lambda m: (m.pop_mark(), m.push(Foreign("holds a set"))),
 }
 SkippingMachine.actions = {**Machine.actions, **{opcode[0]: action for opcode, action in _SKIPPING.items()}}

@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from model_zoo.formats import MAX_DIMENSIONS, Data, FormatError, shorten
+from model_zoo.formats import Data, FormatError, check_shape, shorten
 
 # Bytes of an element. The types of less than a byte are missing: no weights of this library have them.
 ITEM_BYTES = {
@@ -107,11 +107,7 @@ def _offsets(name: str, entry: Any) -> tuple[int, int]:
 
 
 def _kind(name: str, entry: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
-    dtype, shape = entry["dtype"], entry["shape"]
+    dtype = entry["dtype"]
     if type(dtype) is not str or dtype not in ITEM_BYTES:
         raise FormatError(f"has the type {shorten(dtype)} for {shorten(name)!r}; known: {', '.join(ITEM_BYTES)}")
-    if type(shape) is not list or len(shape) > MAX_DIMENSIONS:
-        raise FormatError(f"has a shape for {shorten(name)!r} that is not a list of at most {MAX_DIMENSIONS} sizes")
-    if not all(type(size) is int and 0 <= size < 2**48 for size in shape):
-        raise FormatError(f"has a shape with an impossible size for {shorten(name)!r}")
-    return dtype, tuple(shape)
+    return dtype, check_shape(entry["shape"], f" for {shorten(name)!r}")

@@ -10,11 +10,11 @@ import json
 import mmap
 import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model_zoo import disk
 from model_zoo.errors import ModelZooError
 from model_zoo.formats import Data, FormatError, archive, shorten
 from model_zoo.formats.archive import LEGACY_MAGIC, MAX_UNPACKED, read_legacy, read_zip
@@ -34,19 +34,7 @@ _PAGE = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*|<\?xml.*?\?>\s*)*<(!doctype|html|head|body|script|meta|title|error)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_ERROR_KEYS = {
-    "error",
-    "errors",
-    "code",
-    "message",
-    "msg",
-    "status",
-    "detail",
-    "reason",
-    "success",
-    "path",
-    "timestamp",
-}
+_ERROR_KEYS = set("error errors code message msg status detail reason success path timestamp".split())
 
 
 class ScanError(ModelZooError):
@@ -108,8 +96,7 @@ def files_in(path: PathLike) -> list[Path]:
     """The file itself, or every regular file of a folder; links are not followed."""
     if not os.path.isdir(path):
         return [Path(path)]
-    found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    return sorted(file for file in found if stat.S_ISREG(file.lstat().st_mode))
+    return [file for file, plain in disk.files_in(Path(path)) if plain]
 
 
 def _scan(path: Path, data: Data) -> Report:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import codecs
-import math
-import mmap
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, Optional, Sequence, Union
 
 import numpy as np
 
+from model_zoo import formats
+from model_zoo.formats import check_shape, check_tensor, dense_strides
 from ppdiffusers.checkpoints.errors import FormatError
 
 # Name of a type -> numpy's type for the stored bits. numpy has no bfloat16: its bits are carried as uint16.
@@ -28,23 +28,11 @@ STORED_AS: Dict[str, np.dtype] = {
 PIECE = 2**20  # bytes of text that are decoded at once
 LONGEST_ESCAPE = len("\\U0001F600")
 
-MAX_DIMENSIONS = 32  # numpy 1 allows no more
-MAX_BYTES = 2**48  # no tensor is larger; keeps products of hostile sizes far from numpy's overflow
 
+class Span(formats.Span):
+    """Bytes `start:stop` of a file that become an array."""
 
-class Span:
-    """Bytes `start:stop` of a file's memory map (or of a bytes object), looked at only when they are wanted."""
-
-    __slots__ = ("source", "start", "stop")
-
-    def __init__(self, source: Union[mmap.mmap, bytes], start: int, stop: int):
-        self.source = source
-        self.start = start
-        self.stop = stop
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
+    __slots__ = ()
 
     def buffer(self) -> memoryview:
         return memoryview(self.source)[self.start : self.stop]
@@ -55,12 +43,6 @@ class Span:
             piece = Span(self.source, start, min(start + PIECE, self.stop))
             yield bytes(piece.buffer())
             piece.release()
-
-    def release(self) -> None:
-        """Let the system take the pages back; a later look fetches them from the file again."""
-        if isinstance(self.source, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            first = self.start - self.start % mmap.PAGESIZE
-            self.source.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
 
 
 class TextBytes:
@@ -130,21 +112,6 @@ def as_chunk(raw: Any) -> Chunk:
     raise FormatError(f"gives a {type(raw).__name__} as the data of an array")
 
 
-def check_shape(shape: Any) -> Tuple[int, ...]:
-    """`shape` as a tuple of sane sizes; also used for strides and other tuples of counts."""
-    if type(shape) not in (tuple, list) or len(shape) > MAX_DIMENSIONS:
-        raise FormatError(f"has a shape that is not a tuple of at most {MAX_DIMENSIONS} sizes")
-    if not all(type(size) is int and 0 <= size <= MAX_BYTES for size in shape):
-        # The value is not shown: printing a crafted one could take for ever.
-        raise FormatError("has a shape with an impossible size")
-    return tuple(shape)
-
-
-def dense_strides(shape: Sequence[int]) -> Tuple[int, ...]:
-    """Strides, in elements, of an array in C order."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
 class StoredTensor:
     """A tensor in a file: type, shape, and the place of its elements; nothing is read before `read()`.
 
@@ -177,24 +144,14 @@ class StoredTensor:
         self.stored = STORED_AS[dtype].newbyteorder(">" if big_endian else "<")
         self.shape = check_shape(shape)
         self.chunks = tuple(chunks)
-        (self.offset,) = check_shape((offset,))
+        self.offset = offset
         self.shared = shared
         self.strides = dense_strides(self.shape) if strides is None else check_shape(strides)
-        if len(self.strides) != len(self.shape):
-            raise FormatError(f"has the strides {self.strides} for the shape {self.shape}")
-        if math.prod(max(size, 1) for size in self.shape) * self.stored.itemsize > MAX_BYTES:
-            raise FormatError(f"has a tensor of the impossible shape {self.shape}")
         sizes = [chunk.size for chunk in self.chunks]
-        if None not in sizes:
-            self._check_size(sum(sizes))  # type: ignore[arg-type]
+        self._check_size(None if None in sizes else sum(sizes))  # type: ignore[arg-type]
 
-    def _check_size(self, stored: int) -> None:
-        count = math.prod(self.shape)
-        reach = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.strides)) + 1 if count else 0
-        # More elements than stored would be an expanded tensor: a few bytes that become any amount of memory.
-        needed = max(count, reach) * self.stored.itemsize
-        if needed > stored or (needed < stored and not self.shared):
-            raise FormatError(f"stores {stored} bytes for a {self.dtype} tensor of shape {self.shape}")
+    def _check_size(self, stored: Optional[int]) -> None:
+        check_tensor(self.dtype, self.shape, stored, self.offset, self.strides, self.shared)
 
     def read(self) -> np.ndarray:
         """A read-only array: a view on the file where its bits allow that, float32 for bfloat16."""

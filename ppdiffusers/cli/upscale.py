@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, T
 
 from ppdiffusers.cli import engine, quality, saving
 from ppdiffusers.cli.jobs import STDIN, Job, Source, plan
-from ppdiffusers.cli.parsing import UsageError, add, between
+from ppdiffusers.cli.parsing import UsageError, add, between, whole
 from ppdiffusers.cli.report import Report
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ curl -s https://example.org/a.png | ppdiffusers upscale - > large.png
 """
 _FATAL = (errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", None))  # no further picture could be written either
 
+_DENOISING = 0.75  # share of the time, about; the rest is decoding
+
+Tell = Callable[[float, str], None]
 # `load(args)`: a pipeline, its number of steps, and further arguments of its calls.
 Load = Callable[[argparse.Namespace], Tuple[Any, int, Dict[str, Any]]]
 
@@ -57,6 +60,10 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--eta", type=between(0, 1), default=0.0, metavar="E", help="0 deterministic (default) to 1 as DDPM"
     )
+    group.add_argument("--consistency", type=whole(0, 100), metavar="N", help="rounds that bring the result to the "
+                       "colours of the input (default: 3; 0: as it was decoded)")  # fmt: skip
+    group.add_argument("--tile", type=whole(0, 1 << 20), metavar="N", help="the most pixels of the result along a side "
+                       "of a window; chosen by memory if not given, and 0 computes every picture at once")  # fmt: skip
     group.add_argument("--seed", type=int, metavar="N", help="fixes the results; drawn and printed when not given")
     engine.add_options(group)
     parser.set_defaults(run=run)
@@ -65,11 +72,16 @@ def add_parser(commands: Any) -> None:
 def load_pipeline(args: argparse.Namespace) -> Tuple[Any, int, Dict[str, Any]]:
     """The model of the options."""
     from ppdiffusers import LDMSuperResolutionPipeline
+    from ppdiffusers.consistency import ROUNDS
 
     pipeline = LDMSuperResolutionPipeline.from_pretrained(args.model, **engine.loading(args))
     pipeline.set_progress_bar_config(disable=True)  # `Report` shows it
     steps = quality.choose(pipeline, args)
-    return pipeline, steps, {"eta": args.eta}
+    if args.tile == 0:
+        pipeline.disable_tiling()
+    elif args.tile is not None:
+        pipeline.enable_tiling(args.tile)
+    return pipeline, steps, {"eta": args.eta, "consistency": ROUNDS if args.consistency is None else args.consistency}
 
 
 def run(args: argparse.Namespace, load: Load = load_pipeline) -> int:
@@ -181,9 +193,8 @@ class _Upscaler:
             height, width = frame.pixels.shape[:2]
             place = f"frame {number + 1}/{document.count}, " if document.count > 1 else ""
 
-            def tell(step: int, total: int, number: int = number, place: str = place) -> None:
-                what = f"step {step}/{total}" if step < total - 1 else "last step and decoding"
-                self.report.progress((number + min(step, total - 1) / total) / document.count, place + what)
+            def tell(share: float, what: str, number: int = number, place: str = place) -> None:
+                self.report.progress((number + share) / document.count, place + what)
 
             pixels = self._enlarged(frame.pixels, tell)
             large_height, large_width = pixels.shape[:2]
@@ -192,7 +203,7 @@ class _Upscaler:
             metadata = frame.metadata.scaled(large_width / width, large_width, large_height)
             yield saving.finished(replace(frame, pixels=pixels, metadata=metadata), self.args, made)
 
-    def _enlarged(self, pixels: np.ndarray, tell: Callable[[int, int], None]) -> np.ndarray:
+    def _enlarged(self, pixels: np.ndarray, tell: Tell) -> Any:
         pipeline, steps, options, _ = self._pipeline()
         self._generator.manual_seed(self._seed)  # a picture's result does not depend on its neighbours
         return enlarge(
@@ -226,33 +237,47 @@ def enlarge(
     pipeline: Any,
     pixels: np.ndarray,
     scale: Optional[float] = None,
-    tell: Callable[[int, int], None] = lambda step, total: None,
+    tell: Tell = lambda share, what: None,
     **options: Any,
-) -> np.ndarray:
+) -> Any:
     """`[H, W, C]`, uint8 or uint16, by a super-resolution pipeline: of the same kind, exactly `round(scale * size)`.
 
     Args:
         scale: at most the pipeline's own factor, which is the default; its result is averaged down to it.
-        tell: called after each step with its number and their total.
+        tell: called with what share of the work is done, and in words.
         options: of the pipeline's `stream`.
+
+    Returns:
+        Rows that are decoded while they are read, of the pipeline's own factor; else an array.
     """
     import numpy as np
 
     from ppdiffusers.pictures.resampling import area_resize
+    from ppdiffusers.pictures.rows import Rows
 
     height, width, channels = pixels.shape
     # A picture of one pixel, or one row of them, goes on beyond its edge as it is there: the model needs two.
     padded = np.pad(pixels, ((0, int(height < 2)), (0, int(width < 2)), (0, 0)), mode="edge")
     output: Any = None
-    for progress in pipeline.stream(padded, output_type="np", **options):
-        tell(progress.step, progress.total)
+    for progress in pipeline.stream(padded, output_type="rows", **options):
+        tell(_DENOISING * progress.step / progress.total, f"step {progress.step}/{progress.total}")
         output = progress.output
-    result = np.asarray(output[0][0])
-    factor = result.shape[0] // padded.shape[0]
-    result = saving.with_channels(result[: factor * height, : factor * width], channels)
-    if scale is not None and scale != factor:
-        result = area_resize(result, max(1, round(height * scale)), max(1, round(width * scale)))
-    return saving.levels(result, pixels.dtype)
+    factor = pipeline.upscale_factor
+    shape = factor * height, factor * width, channels
+
+    def bands() -> Iterator[np.ndarray]:
+        done = 0
+        for band in output[0][0]:
+            tell(_DENOISING + (1 - _DENOISING) * done / shape[0], f"decoding, row {done}/{shape[0]}")
+            band = saving.with_channels(band[: shape[0] - done, : shape[1]], channels)
+            done += len(band)
+            yield band
+
+    if scale is None or scale == factor:
+        return Rows((saving.levels(band, pixels.dtype) for band in bands()), shape, pixels.dtype)
+    whole = np.asarray(Rows(bands(), shape, np.float32))
+    resized = area_resize(whole, max(1, round(height * scale)), max(1, round(width * scale)))
+    return saving.levels(resized, pixels.dtype)
 
 
 @contextlib.contextmanager

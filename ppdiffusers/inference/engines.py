@@ -19,6 +19,7 @@ import numpy as np
 from ppdiffusers import onednn
 from ppdiffusers.inference import gpu, plans
 from ppdiffusers.inference.parts import Inputs
+from ppdiffusers.layers.statistics import paused
 from ppdiffusers.threads import get_num_threads
 
 logger = logging.getLogger("ppdiffusers")
@@ -229,7 +230,8 @@ class Runner:
         with self._lock:
             if setup not in self._engines and setup not in self._problems:
                 started = time.perf_counter()
-                self._try(setup)
+                with paused():
+                    self._try(setup)
                 self.seconds += time.perf_counter() - started
                 if setup in self._engines:
                     logger.info("%s runs in %s; compiled in %.1f s", self.name, setup, self.seconds)

@@ -87,6 +87,11 @@ def _prepared(frames: Iterator[Frame], kind: Format, count: int) -> Iterator[Fra
         if max(pixels.shape[:2]) > kind.side:
             height, width = pixels.shape[:2]
             raise ImageError(f"the result has {width}x{height} pixels, and {kind.name} at most {kind.side} a side")
+        as_it_is = pixels.shape[2] in ((1, 2, 3, 4) if kind.name == "PNG" else (1, 3))
+        if count == 1 and kind.name in ("PNG", "TIFF") and as_it_is:
+            yield frame  # its rows may be computed while they are written
+            continue
+        pixels = np.asarray(pixels)
         if pixels.dtype == np.uint16 and kind.bits == 8:
             pixels = np.round(pixels / 257).astype(np.uint8)
         if not kind.alpha and pixels.shape[2] in (2, 4):

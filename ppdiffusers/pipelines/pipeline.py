@@ -13,9 +13,11 @@ import paddle
 
 from ppdiffusers.checkpoints.errors import shorten
 from ppdiffusers.config import ConfigError, FrozenConfig, PathLike, read_json, write_json
+from ppdiffusers.consistency import INDEX_KEY as CONSISTENCY_KEY
 from ppdiffusers.models.model import Model, asked_dtype, model_folder
 from ppdiffusers.pipelines.index import INDEX_FILE, PIPELINES, component_class
 from ppdiffusers.pipelines.results import DenoisingProgress, check_count
+from ppdiffusers.pipelines.tiling import Windows
 from ppdiffusers.quality import DEFAULT, INDEX_KEY, QUALITIES, Quality, read_qualities
 from ppdiffusers.schedulers.scheduler import Scheduler
 from ppdiffusers.version import __version__
@@ -51,6 +53,7 @@ class DiffusionPipeline:
         self._compiled: Dict[str, Any] = {}  # beside the components, by their names
         self._deep_cache: Optional[Tuple[int, int]] = None  # interval and branch
         self._qualities: Optional[Dict[str, Quality]] = None  # that the model recommends
+        self._consistency = 0  # rounds that it recommends, see `ppdiffusers.consistency`
         self._replaced: Tuple[Any, Any] = None, None  # the scheduler of `set_quality`, and the one that it is made from
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -80,6 +83,8 @@ class DiffusionPipeline:
         for name, component in self.components.items():
             index[name] = ["ppdiffusers", type(component).__name__]
         index.update({name: getattr(self, name) for name in self._value_names})
+        if self._consistency:
+            index[CONSISTENCY_KEY] = self._consistency
         if self._qualities is not None:
             index[INDEX_KEY] = {name: dataclasses.asdict(quality) for name, quality in self._qualities.items()}
         return FrozenConfig(index)
@@ -145,6 +150,7 @@ class DiffusionPipeline:
             )
         pipeline = pipeline_class(**components)
         pipeline._qualities = read_qualities(index.get(INDEX_KEY), folder / INDEX_FILE)
+        pipeline._consistency = index.get(CONSISTENCY_KEY, 0)
         pipeline._engine = engine, precision, "cpu", False
         return pipeline
 
@@ -309,9 +315,21 @@ class DiffusionPipeline:
         """What runs the U-Net in one run of so many steps, on latents of `shape`."""
         from ppdiffusers.inference import DeepCache
 
-        interval, branch = self._deep_cache or (1, 0)
+        interval, branch = self._cache_interval, (self._deep_cache or (1, 0))[1]
         unet = self._model("unet", "_network", shape, -(-steps // interval))
         return unet if interval == 1 else DeepCache(unet, interval, branch)
+
+    @property
+    def _cache_interval(self) -> int:
+        return self._deep_cache[0] if self._deep_cache else 1
+
+    def _windows(self, name: str, shape: Sequence[int]) -> Optional[Windows]:
+        """How the component `name` computes a map of `shape`; None: at once."""
+        return None
+
+    def _smaller_windows(self, name: str, shape: Sequence[int], windows: Optional[Windows]) -> Optional[Windows]:
+        """What to try where memory does not suffice for these; None: nothing."""
+        return None
 
     def set_quality(self, quality: str) -> int:
         """Choose scheduler, spacing and reuse of deep features, as the model recommends or else as usual.

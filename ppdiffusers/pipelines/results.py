@@ -86,7 +86,7 @@ def to_output(images: Any, output_type: str, return_dict: bool, greys: Optional[
     from ppdiffusers.images import to_pil
 
     result: Any
-    if output_type == "latent":
+    if output_type in ("latent", "rows"):
         result = images
     elif output_type == "pil":
         result = [to_pil(image, grey) for image, grey in zip(images, greys or [False] * len(images))]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Generator, List, Optional
 import paddle
 
 from ppdiffusers.pipelines.results import DenoisingProgress, memory_for
+from ppdiffusers.pipelines.tiling import Blend, Window, Windows
 from ppdiffusers.random import as_generators
 from ppdiffusers.threads import use_threads
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 # callback(pipeline, step from 0, timestep, {"latents": ...}); what it returns may replace the latents.
 StepCallback = Callable[["DiffusionPipeline", int, float, Dict[str, paddle.Tensor]], Optional[Dict[str, Any]]]
-# The model's output for a U-Net, latents that the scheduler has scaled, and a timestep.
-Predict = Callable[[Any, paddle.Tensor, float], paddle.Tensor]
+# The model's output for a U-Net, latents that the scheduler has scaled, a timestep, and the window that they are of.
+Predict = Callable[[Any, paddle.Tensor, float, Optional[Window]], paddle.Tensor]
 Item = TypeVar("Item")
 
 
@@ -58,7 +59,7 @@ class Run:
         scheduler = self.scheduler.copy()  # each batch begins anew
         timesteps = scheduler.timesteps.tolist()
         use_threads()
-        unet = self.pipeline._denoiser(noise.shape, len(timesteps))
+        predicted = Prediction(self.pipeline, predict, noise.shape, len(timesteps))
         given = {"eta": self.eta, "generator": generator}
         options = {name: value for name, value in given.items() if name in self._step_options}
 
@@ -66,7 +67,7 @@ class Run:
         try:
             for index, timestep in enumerate(timesteps):
                 with paddle.no_grad(), memory_for(noise, self.pipeline.vae_scale_factor):  # type: ignore[attr-defined]
-                    model_output = predict(unet, scheduler.scale_model_input(latents, timestep), timestep)
+                    model_output = predicted(scheduler.scale_model_input(latents, timestep), timestep)
                     latents = scheduler.step(model_output.astype("float32"), timestep, latents, **options).prev_sample
                 if self.callback is not None:
                     changed = self.callback(self.pipeline, index, timestep, {"latents": latents})
@@ -87,15 +88,68 @@ class Run:
         return DenoisingProgress(self.finished, self.total, self._timestep, latents, output)
 
 
+class Prediction:
+    """What the U-Net predicts, step after step of one loop: of all the latents at once, or by windows where they are
+    large or memory is short.
+
+    Args:
+        shape: of the latents, `[B, C, h, w]`.
+    """
+
+    def __init__(self, pipeline: Any, predict: Predict, shape: Sequence[int], steps: int):
+        self._pipeline, self._predict, self._shape, self._steps = pipeline, predict, shape, steps
+        self._cut(pipeline._windows("unet", shape))
+
+    def _cut(self, windows: Optional[Windows]) -> None:
+        self._blend = None if windows is None else Blend(windows)
+        self._unets = self._denoisers()
+        self._done = 0
+
+    def _denoisers(self) -> List[Any]:
+        """One, or one a window, since each keeps deep features of its own."""
+        if self._blend is None:
+            return [self._pipeline._denoiser(self._shape, self._steps)]
+        count = len(self._blend.windows)
+        shape = [*self._shape[:2], *self._blend.windows.shape]
+        return [self._pipeline._denoiser(shape, self._steps * count) for _ in range(count)]
+
+    def __call__(self, latents: paddle.Tensor, timestep: float) -> paddle.Tensor:
+        while True:
+            try:
+                return self._now(latents, timestep)
+            except MemoryError:
+                windows = None if self._blend is None else self._blend.windows
+                smaller = self._pipeline._smaller_windows("unet", self._shape, windows)
+                if smaller is None:
+                    raise
+            self._cut(smaller)
+
+    def _now(self, latents: paddle.Tensor, timestep: float) -> paddle.Tensor:
+        if self._blend is None:
+            return self._predict(self._unets[0], latents, timestep, None)
+
+        def compute(window: Window, number: int) -> paddle.Tensor:
+            return self._predict(unets[number], window.of(latents), timestep, window)
+
+        kind = self._done % self._pipeline._cache_interval  # of deep features: such steps run other norms
+        if self._done == 0:
+            unets = self._denoisers()
+            self._blend.look(compute, kind)
+        unets = self._unets
+        self._done += 1
+        return self._blend.whole(compute, kind)
+
+
 def unconditioned() -> Predict:
-    return lambda unet, latents, timestep: unet(latents.astype(unet.dtype), timestep)[0]
+    return lambda unet, latents, timestep, window: unet(latents.astype(unet.dtype), timestep)[0]
 
 
 def beside(condition: paddle.Tensor) -> Predict:
     """The U-Net sees `condition`, `[B, C', h, w]`, as further channels (arXiv 2112.10752, section 3.3)."""
 
-    def predict(unet: Any, latents: paddle.Tensor, timestep: float) -> paddle.Tensor:
-        return unet(paddle.concat([latents.astype(unet.dtype), condition.astype(unet.dtype)], axis=1), timestep)[0]
+    def predict(unet: Any, latents: paddle.Tensor, timestep: float, window: Optional[Window]) -> paddle.Tensor:
+        seen = condition if window is None else window.of(condition)
+        return unet(paddle.concat([latents.astype(unet.dtype), seen.astype(unet.dtype)], axis=1), timestep)[0]
 
     return predict
 
@@ -108,7 +162,7 @@ def attending(condition: paddle.Tensor, guidance_scale: Optional[float] = None) 
         guidance_scale: None does without classifier-free guidance.
     """
 
-    def predict(unet: Any, latents: paddle.Tensor, timestep: float) -> paddle.Tensor:
+    def predict(unet: Any, latents: paddle.Tensor, timestep: float, window: Optional[Window]) -> paddle.Tensor:
         latents, context = latents.astype(unet.dtype), condition.astype(unet.dtype)
         if guidance_scale is None:
             return unet(latents, timestep, context)[0]

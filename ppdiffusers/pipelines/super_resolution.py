@@ -8,9 +8,10 @@ from typing import Any, Dict, Iterator, List, Optional
 import numpy as np
 import paddle
 
+from ppdiffusers.consistency import check_rounds, make_consistent
 from ppdiffusers.images import ImageError, Picture, pad_to_multiple, to_pictures
 from ppdiffusers.models import UNet2DModel, VQModel
-from ppdiffusers.pipelines.latent import LatentDiffusionPipeline
+from ppdiffusers.pipelines.latent import LatentDiffusionPipeline, cropped
 from ppdiffusers.pipelines.results import DenoisingProgress, check_count, check_output_type, to_output
 from ppdiffusers.pipelines.sampling import Run, StepCallback, beside, in_batches
 from ppdiffusers.schedulers.scheduler import Scheduler
@@ -49,6 +50,7 @@ class LDMSuperResolutionPipeline(LatentDiffusionPipeline):
         return_dict: bool = True,
         latents: Optional[Any] = None,
         callback_on_step_end: Optional[StepCallback] = None,
+        consistency: Optional[int] = None,
     ) -> Iterator[DenoisingProgress]:
         """Upscale one or several pictures of any size; the result is exactly `upscale_factor` times as large.
 
@@ -62,12 +64,16 @@ class LDMSuperResolutionPipeline(LatentDiffusionPipeline):
             generator: a `ppdiffusers.Generator`, an int, a torch generator, or a list with one a
                 picture. It fixes the picture at every eta. Without one, `paddle.seed` governs.
             output_type: "pil", "np" (`[B, H, W, C]` in [0, 1]), "pd" (`[B, C, H, W]` in [0, 1]),
-                or "latent" (`[B, C, h, w]`, not decoded).
+                "latent" (`[B, C, h, w]`, not decoded), or "rows": an iterator for each picture, which decodes it while
+                it runs, in bands `[rows, W, C]` in [0, 1] from the top; that takes one picture at a time.
             return_dict: False returns a tuple.
             latents: initial noise `[B, C, h, w]`, with unit variance; h and w are those of the picture,
                 rounded up to a multiple of `2 ** (levels of the unet - 1)`.
             callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": latents})`
                 with step counted from 0; latents in the dict that it returns replace the current ones.
+            consistency: rounds in which the result is brought to the colours of the input, see
+                `ppdiffusers.consistency`; 0 leaves it as it was decoded, which is diffusers' result. None takes what
+                `model_index.json` recommends (`_consistency`), else 0.
 
         Returns:
             `ImagePipelineOutput`, or a tuple of its fields.
@@ -76,8 +82,13 @@ class LDMSuperResolutionPipeline(LatentDiffusionPipeline):
             ImageError: not a picture, or one of fewer than 2 pixels a side.
             ValueError: other arguments out of range, named with the remedy.
         """
-        check_output_type(output_type)
+        if output_type != "rows":
+            check_output_type(output_type)
+        consistency = self._consistency if consistency is None else consistency
+        check_rounds(consistency)
         pictures = self._pictures(image, batch_size)
+        if output_type == "rows" and len(pictures) > 1:
+            raise ValueError(f"output_type 'rows' takes one picture, not {len(pictures)}; call once for each")
         batches = in_batches(pictures, generator, latents is not None or output_type == "latent")
         run = Run(self, num_inference_steps, eta, callback_on_step_end, len(batches))
         images: Any = []
@@ -97,7 +108,7 @@ class LDMSuperResolutionPipeline(LatentDiffusionPipeline):
             if output_type == "latent":
                 images = denoised[: len(pictures)]
             else:
-                images += self._assemble(batch, self.decode_latents(denoised))
+                images += self._assembled(batch, denoised, consistency, output_type == "rows")
         greys = [picture.grey for picture in pictures]
         yield run.done(denoised, to_output(images, output_type, return_dict, greys))
 
@@ -117,21 +128,41 @@ class LDMSuperResolutionPipeline(LatentDiffusionPipeline):
         return pictures
 
     def _condition(self, batch: List[Picture]) -> paddle.Tensor:
-        """Colours, and after them the alphas that are not opaque everywhere."""
-        alphas = [np.asarray(picture.alpha)[..., None] * 2 - 1 for picture in batch if picture.is_transparent]
-        planes = [picture.rgb for picture in batch] + [np.repeat(alpha, 3, axis=-1) for alpha in alphas]
-        padded = pad_to_multiple(np.stack(planes), self._unet_multiple)
+        padded = pad_to_multiple(_planes(batch), self._unet_multiple)
         return paddle.to_tensor(np.ascontiguousarray(padded.transpose(0, 3, 1, 2)))
 
-    def _assemble(self, batch: List[Picture], decoded: np.ndarray) -> List[np.ndarray]:
-        """Crop the padding off, and put alphas back where they belong."""
+    def _assembled(self, batch: List[Picture], latents: paddle.Tensor, consistency: int, rows: bool) -> List[Any]:
+        """Each picture, whole or in bands: without the margin, true to what it was, and with its alpha."""
         height, width = (self.upscale_factor * side for side in batch[0].size)
-        decoded = decoded[:, :height, :width]
-        pictures = list(decoded[: len(batch)])
-        transparent = [i for i, picture in enumerate(batch) if picture.is_transparent]
-        alphas = dict(zip(transparent, decoded[len(batch) :].mean(axis=-1, keepdims=True)))
-        for i, picture in enumerate(batch):
-            if picture.alpha is not None:
-                alpha = alphas.get(i, np.ones((height, width, 1), np.float32))
-                pictures[i] = np.concatenate([pictures[i], alpha], axis=-1)
+        decoded = make_consistent(
+            cropped(self._decoded(latents), height, width), _planes(batch) / 2 + np.float32(0.5), consistency
+        )
+        if rows:
+            return [(_with_alphas(batch, band)[0] for band in decoded)]
+        pictures: List[np.ndarray] = []
+        done = 0
+        for band in decoded:
+            for i, part in enumerate(_with_alphas(batch, band)):
+                if done == 0:
+                    pictures.append(np.empty((height, *part.shape[1:]), np.float32))
+                pictures[i][done : done + len(part)] = part
+            done += band.shape[1]
         return pictures
+
+
+def _planes(batch: List[Picture]) -> np.ndarray:
+    """`[R, H, W, 3]` in [-1, 1]: colours, and after them the alphas that are not opaque everywhere."""
+    alphas = [np.asarray(picture.alpha)[..., None] * 2 - 1 for picture in batch if picture.is_transparent]
+    return np.stack([picture.rgb for picture in batch] + [np.repeat(alpha, 3, axis=-1) for alpha in alphas])
+
+
+def _with_alphas(batch: List[Picture], decoded: np.ndarray) -> List[np.ndarray]:
+    """`[R, h, W, 3]` as made of `_planes`, or rows of it: each picture with the alpha that it had."""
+    pictures = list(decoded[: len(batch)])
+    transparent = [i for i, picture in enumerate(batch) if picture.is_transparent]
+    alphas = dict(zip(transparent, decoded[len(batch) :].mean(axis=-1, keepdims=True)))
+    for i, picture in enumerate(batch):
+        if picture.alpha is not None:
+            alpha = alphas.get(i, np.ones((*decoded.shape[1:3], 1), np.float32))
+            pictures[i] = np.concatenate([pictures[i], alpha], axis=-1)
+    return pictures

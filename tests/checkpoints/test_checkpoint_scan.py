@@ -21,6 +21,7 @@ from pickle_assembly import GOOD_ARRAY, Call, called, name, pickled, raw, text, 
 
 import model_zoo
 from model_zoo.cli import main
+from model_zoo.formats import machine
 from model_zoo.formats.scan import ScanError, complaint, scan
 from ppdiffusers.checkpoints import CheckpointError, open_checkpoint
 
@@ -339,3 +340,21 @@ def test_error_documents(file_name, content, tmp_path):
     assert complaint(tmp_path / file_name) is not None
     (tmp_path / file_name).write_bytes(b'{"_class_name": "X", "error": 1}')
     assert complaint(tmp_path / file_name) is None
+
+
+SHORT_TEXTS = {
+    "UTF-8": (b"\x80\x02(", text("x" * 600), b"t."),
+    "protocol 0": (b"\x80\x02(", b"V" + b"x" * 600 + b"\n", b"t."),
+    "Python 2": (b"\x80\x02(", b"T" + struct.pack("<i", 600) + b"x" * 600, b"t."),
+    "Python 2, protocol 0": (b"\x80\x02(", b"S'" + b"x" * 600 + b"'\n", b"t."),
+}
+
+
+@pytest.mark.parametrize("kind", SHORT_TEXTS)
+def test_short_texts_have_a_bound_together(kind, write, monkeypatch):
+    """Each becomes an object: half a gigabyte of them took two."""
+    monkeypatch.setattr(machine, "MAX_TEXT", 2000)
+    monkeypatch.setattr(machine, "WINDOW", 7)  # the end of a line is looked for piece by piece
+    start, one, end = SHORT_TEXTS[kind]
+    assert scan(write(start + one * 3 + end)).safe
+    assert "of names and short texts" in scan(write(start + one * 4 + end)).reason

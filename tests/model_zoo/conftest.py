@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import random
 import sys
@@ -12,22 +11,10 @@ import pytest
 from model_zoo import http, registry
 
 HERE = Path(__file__).parent
+sys.path += [str(HERE), str(HERE.parents[1] / "scripts")]  # the drills are tests, too
 
-
-def _load(file):
-    # By its path: with the folder of the tests on sys.path, tests/model_zoo would pose as the package.
-    if file.stem not in sys.modules:
-        spec = importlib.util.spec_from_file_location(file.stem, file)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[file.stem] = module
-        spec.loader.exec_module(module)
-    return sys.modules[file.stem]
-
-
-CommunityServer = _load(HERE.parent / "fake_community.py").CommunityServer
-NAME = _load(HERE / "zoo_files.py").NAME
-ALIAS = _load(HERE / "zoo_files.py").ALIAS
-weights = _load(HERE / "zoo_files.py").weights
+from fake_community import CommunityServer  # noqa: E402
+from zoo_files import ALIAS, NAME, weights  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +96,14 @@ def manifest(contents):
             {"path": "unet/model_state.pdparams", "approximate_size": 20_300},
         ],
     }
+
+
+@pytest.fixture
+def shared(zoo, catalogue_of, tmp_path, monkeypatch):
+    """The server, with the small model in a registry that other processes see."""
+    monkeypatch.setenv("MODEL_ZOO_REGISTRY", str(catalogue_of()))
+    monkeypatch.setattr(registry, "COMMUNITY", tmp_path / "nothing")
+    return zoo
 
 
 @pytest.fixture

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from fake_community import CommunityServer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-from zoo_drill import answers  # noqa: E402
-from zoo_drill.place import Place, Row  # noqa: E402
+from zoo_drill import answers
+from zoo_drill.place import Place, Row
 
 
 @pytest.fixture

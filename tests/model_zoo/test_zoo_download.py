@@ -9,8 +9,6 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import pytest
 from zoo_files import NAME, WEIGHTS, assert_right
@@ -73,12 +71,6 @@ def test_offline_names_what_is_missing(switch, zoo, folder, no_sockets, monkeypa
     with pytest.raises(model_zoo.NotCachedError, match=r"model_index\.json, empty\.txt, unet/config\.json and 1 more"):
         model_zoo.download(NAME, local_files_only=switch == "argument")
     assert not folder.exists()
-
-
-def test_offline_zero_is_online(zoo, folder, contents, monkeypatch):
-    monkeypatch.setenv("MODEL_ZOO_OFFLINE", "0")
-    model_zoo.download(NAME)
-    assert_right(folder, contents)
 
 
 @pytest.mark.parametrize("harm", ["removed", "cut short"])
@@ -192,16 +184,6 @@ def test_progress_bar(terminal, progress, shown, zoo, monkeypatch):
         assert "tester/small: 100%" in last and "20.5k/20.5k" in last and "B/s" in last
 
 
-def test_the_first_download_of_an_unknown_file_is_reported(zoo, monkeypatch):
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    model_zoo.download(NAME)
-    assert (
-        f"unverified: first use, recorded: the catalogue knows no sha256 of 3 of the 4 files of {NAME}"
-        in stream.getvalue()
-    )
-
-
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_no_more_files_at_once_than_was_set(jobs, zoo, folder, contents, monkeypatch):
     monkeypatch.setenv("MODEL_ZOO_JOBS", str(jobs))
@@ -221,30 +203,6 @@ def test_no_more_files_at_once_than_was_set(jobs, zoo, folder, contents, monkeyp
     model_zoo.download(NAME)
     assert_right(folder, contents)
     assert max(most) == jobs
-
-
-def test_the_server_streams_ranges(zoo, contents):
-    """The fake is checked by a client that is not ours."""
-    url = f"{zoo.url}/{NAME}/{WEIGHTS}"
-
-    def get(address, **headers):
-        try:
-            with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
-                return answer.status, answer.read(), answer.headers
-        except urllib.error.HTTPError as error:
-            return error.code, b"", error.headers
-
-    assert get(url)[1] == contents[WEIGHTS]
-    status, body, headers = get(url, Range="bytes=5-9")
-    assert (status, body, headers["Content-Range"]) == (206, contents[WEIGHTS][5:10], "bytes 5-9/20000")
-    status, body, _ = get(url, **{"Range": "bytes=5-9", "If-Range": '"other"'})
-    assert (status, len(body)) == (200, 20_000)
-    assert get(url, Range="bytes=20000-")[0] == 416
-    assert get(f"{zoo.url}/../../{WEIGHTS}")[0] == 404
-    begun = time.monotonic()
-    zoo.fail(stall=0.2, times=1)
-    assert get(url)[1] == contents[WEIGHTS]
-    assert time.monotonic() - begun > 0.15
 
 
 def test_default_policy_is_patient(monkeypatch):

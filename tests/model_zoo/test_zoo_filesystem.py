@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -11,18 +12,11 @@ import pytest
 from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in, left_parts, python
 
 import model_zoo
-from model_zoo import disk, part, registry
+from model_zoo import disk, part
 
 DOWNLOAD = f"print(model_zoo.download({NAME!r}))"
+IMPORT = f"print(model_zoo.import_model(sys.argv[2], {NAME!r}))"
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX")
-
-
-@pytest.fixture
-def shared(zoo, catalogue_of, tmp_path, monkeypatch):
-    """The server, with the small model in a registry that other processes see."""
-    monkeypatch.setenv("MODEL_ZOO_REGISTRY", str(catalogue_of()))
-    monkeypatch.setattr(registry, "COMMUNITY", tmp_path / "nothing")
-    return zoo
 
 
 @pytest.fixture
@@ -100,34 +94,43 @@ def test_what_is_there_need_not_fit_again(zoo, folder, contents, monkeypatch):
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(disk.check_space, "__defaults__", (0,))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=5000))
+    assert (part.bytes_left(folder / WEIGHTS), part.bytes_left(folder / "nothing")) == (19_000, 0)
     model_zoo.download(NAME)
     assert_right(folder, contents)
 
 
-@pytest.mark.parametrize("harm", ["complete", "without a marker", "incomplete"])
-def test_read_only_shared_cache(harm, shared, folder, tmp_path, somebody):
+READ_ONLY = {
+    "complete": ([], DOWNLOAD, None),
+    "without a marker": ([".complete"], DOWNLOAD, None),
+    "incomplete": ([WEIGHTS], DOWNLOAD, "CacheError: cannot write .*Permission denied; free or repair that place"),
+    "imported into": ([".complete"], IMPORT, "CacheError: cannot import into .*Permission denied.*MODEL_ZOO_HOME"),
+    "removed": ([], f"model_zoo.remove({NAME!r})", "CacheError: cannot remove .*; nothing was removed"),
+    "pruned": ([], "model_zoo.prune(keep_size=0)", "CacheError: cannot remove .*; nothing was removed"),
+}
+
+
+@pytest.mark.parametrize("case", READ_ONLY)
+def test_read_only_shared_cache(case, shared, folder, tmp_path, somebody):
     model_zoo.download(NAME)
-    if harm == "without a marker":
-        (folder / ".complete").unlink()
-    elif harm == "incomplete":
-        (folder / WEIGHTS).unlink()
+    lost, code, message = READ_ONLY[case]
+    for path in lost:
+        (folder / path).unlink()
+    before = files_in(folder)
     shared.forget()
     for parent, _, files in os.walk(tmp_path / "home"):
         os.chmod(parent, 0o555)
         for name in files:
             os.chmod(os.path.join(parent, name), 0o444)
     try:
-        out, err = python(DOWNLOAD, before=somebody).communicate()
+        out, err = python(code, "", shared.folder / NAME, before=somebody).communicate()
     finally:
         for parent, _, _ in os.walk(tmp_path / "home"):
             os.chmod(parent, 0o755)
-    if harm == "incomplete":
-        assert out == ""
-        assert "CacheError: cannot write" in err and "Permission denied; free or repair that place" in err
-        assert not left_parts(folder)
-    else:
+    if message is None:
         assert (out, err) == (f"{folder}\n", "")
-    assert shared.bytes_sent == 0
+    else:
+        assert out == "" and re.search(message, err)
+    assert files_in(folder) == before and shared.bytes_sent == 0
 
 
 @posix
@@ -158,9 +161,7 @@ def assert_open(home, mode):
 
 @posix
 @pytest.mark.parametrize(("mode", "umask"), [(0o2775, "022"), (0o2770, "077"), (0o777, "077")])
-@pytest.mark.parametrize(
-    "bring", [DOWNLOAD, f"print(model_zoo.import_model(sys.argv[2], {NAME!r}))"], ids=["download", "import"]
-)
+@pytest.mark.parametrize("bring", [DOWNLOAD, IMPORT], ids=["download", "import"])
 def test_what_lies_in_a_shared_cache_is_shared(bring, mode, umask, shared, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home").chmod(mode)
@@ -209,10 +210,14 @@ def test_links_to_other_files_are_not_opened_to_anybody(link, tmp_path):
 
 @posix
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o027, 0o640), (0o077, 0o600)])
-def test_files_are_as_readable_as_the_umask_says(umask, mode, zoo, folder, contents):
+@pytest.mark.parametrize("way", ["download", "import"])
+def test_files_are_as_readable_as_the_umask_says(way, umask, mode, zoo, folder, contents):
+    """Whatever modes they were carried with."""
+    for path in contents:
+        (zoo.folder / NAME / path).chmod(0o400)
     before = os.umask(umask)
     try:
-        model_zoo.download(NAME)
+        model_zoo.download(NAME) if way == "download" else model_zoo.import_model(zoo.folder / NAME, NAME)
     finally:
         os.umask(before)
     assert {stat.S_IMODE((folder / path).stat().st_mode) for path in [*contents, ".complete"]} == {mode}
@@ -220,7 +225,8 @@ def test_files_are_as_readable_as_the_umask_says(umask, mode, zoo, folder, conte
 
 @posix
 @pytest.mark.parametrize("link", ["tester", "tester/small", "tester/small/unet", ".locks"])
-def test_links_that_lead_out_of_the_cache(link, zoo, tmp_path):
+@pytest.mark.parametrize("way", ["download", "import"])
+def test_links_that_lead_out_of_the_cache(way, link, zoo, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "config.json").write_text("of somebody else")
@@ -228,7 +234,7 @@ def test_links_that_lead_out_of_the_cache(link, zoo, tmp_path):
     place.parent.mkdir(parents=True)
     place.symlink_to(outside)
     with pytest.raises(model_zoo.CacheError, match=r"leads out of the cache to .*outside.*remove that link"):
-        model_zoo.download(NAME)
+        model_zoo.download(NAME) if way == "download" else model_zoo.import_model(zoo.folder / NAME, NAME)
     assert files_in(outside) == {"config.json"}
     assert (outside / "config.json").read_text() == "of somebody else"
     assert zoo.requests == []
@@ -293,12 +299,3 @@ def test_names_that_would_clash_with_parts(zoo, folder, manifest, catalogue_of, 
         model_zoo.download(NAME)
     model_zoo.download(NAME)
     assert_right(folder, {**contents, **extra})
-
-
-def test_bytes_left_is_what_need_not_come(zoo, folder):
-    zoo.fail(path=WEIGHTS, cut_after=7000, times=1)
-    zoo.fail(path=WEIGHTS, status=404)
-    with pytest.raises(model_zoo.DownloadError):
-        model_zoo.download(NAME)
-    assert part.bytes_left(folder / WEIGHTS) == 7000
-    assert part.bytes_left(folder / "nothing") == 0

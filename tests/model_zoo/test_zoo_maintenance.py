@@ -66,10 +66,6 @@ def test_last_use(zoo, folder):
     assert time.time() - cache.cached()[0].last_used < 60
 
 
-def test_last_use_is_noted_where_that_is_possible(tmp_path):
-    cache.touch(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize("name", [NAME, ALIAS])
 def test_remove(name, put, home):
     put(NAME, 1000)
@@ -98,12 +94,6 @@ def test_remove_nothing_else(name, put, home):
     assert (home.parent / "outside").is_dir() and (home / NAME / "unet" / "weights").is_file()
 
 
-def test_remove_a_model_that_is_built_in():
-    with pytest.raises(model_zoo.CacheError, match="is not in the cache but in"):
-        model_zoo.remove("ppdiffusers/ldm-super-resolution-4x-tiny")
-    assert model_zoo.download("ppdiffusers/ldm-super-resolution-4x-tiny").is_dir()
-
-
 @pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
 def test_links_are_never_followed(put, home, tmp_path):
     outside = tmp_path / "outside"
@@ -129,7 +119,7 @@ def test_a_removal_that_is_killed_leaves_no_half(put, home, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache.shutil, "rmtree", killed)
+    monkeypatch.setattr(cache, "remove_tree", killed)
     with pytest.raises(KeyboardInterrupt):
         model_zoo.remove(NAME)
     assert not folder.exists() and model_zoo.cached() == []
@@ -220,23 +210,3 @@ def test_another_cache(put, tmp_path):
     assert model_zoo.cached(tmp_path / "other") == []
     with pytest.raises(model_zoo.CacheError, match="is not in the cache"):
         model_zoo.remove(NAME, cache_dir=tmp_path / "other")
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="modes of POSIX, and not for root")
-def test_read_only_cache(zoo, folder, home):
-    """Somebody else's, used by all."""
-    model_zoo.download(NAME)
-    places_of_it = [home, *(path for path in home.rglob("*"))]
-    for path in places_of_it:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    try:
-        assert model_zoo.download(NAME, local_files_only=True) == folder
-        assert places(model_zoo.cached()) == [NAME]
-        with pytest.raises(model_zoo.CacheError, match=r"cannot remove .*; nothing was removed"):
-            model_zoo.remove(NAME)
-        with pytest.raises(model_zoo.CacheError, match="cannot remove"):
-            model_zoo.prune(keep_size=0)
-        assert model_zoo.download(NAME, local_files_only=True) == folder
-    finally:
-        for path in places_of_it:
-            path.chmod(0o755)

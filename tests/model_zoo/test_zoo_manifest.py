@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
-from model_zoo import ManifestError, manifest, pack, registry
+from model_zoo import File, ManifestError, Model, pack, registry
+from model_zoo.manifest import parse
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -30,10 +32,8 @@ def test_manifests_of_the_package(file, schema):
 
 def test_every_key_is_in_the_schema():
     ours = {"folder", "registry", "place", "file", "remote"}
-    assert (
-        SCHEMA["properties"].keys() - {"schema"} == {f.name for f in manifest.dataclasses.fields(manifest.Model)} - ours
-    )
-    files = {field.name for field in manifest.dataclasses.fields(manifest.File)}
+    assert SCHEMA["properties"].keys() - {"schema"} == {f.name for f in dataclasses.fields(Model)} - ours
+    files = {field.name for field in dataclasses.fields(File)}
     assert SCHEMA["$defs"]["file"]["properties"].keys() == files
 
 
@@ -69,7 +69,18 @@ BAD = [
     *({key: value} for key in ("paper", "description", "note") for value in (5, "a\nb", "\x9bb", [])),
     *(
         {"base_url": value}
-        for value in ("b.example", "ftp://b.example", "https://u@b.example", "https://b.example/?q", 5)
+        for value in (
+            "b.example",
+            "ftp://b.example",
+            "https://u:pass@b.example",
+            "https://b.example/?q",
+            5,
+            "http://",
+            "https://b.example/#a",
+            "https://b.example/a b",
+            "https://b\u00e4r.example",
+            "https://b.example/\\..",
+        )
     ),
     {"mirrors": ["b.example"]},
     {"mirrors": "https://b.example"},
@@ -93,38 +104,33 @@ BAD = [
 ]
 
 
-@pytest.fixture
-def plain(manifest):
-    return manifest
-
-
 @pytest.mark.parametrize("change", GOOD, ids=str)
-def test_good(change, plain, schema):
-    values = {**plain, **change}
+def test_good(change, manifest, schema):
+    values = {**manifest, **change}
     schema.validate(values)
-    assert manifest.parse(values).name == values["name"]
+    assert parse(values).name == values["name"]
 
 
 @pytest.mark.parametrize("change", BAD, ids=lambda change: str(change)[:60])
-def test_bad(change, plain, schema):
-    values = {**plain, **change}
+def test_bad(change, manifest, schema):
+    values = {**manifest, **change}
     assert not schema.is_valid(values)
     with pytest.raises(ManifestError) as caught:
-        manifest.parse(values)
+        parse(values)
     message = str(caught.value)
-    assert len(message) < 500 and message.isprintable()
+    assert len(message) < 500 and message.isprintable() and "pass@" not in message
 
 
 @pytest.mark.parametrize("key", ["name", "task", "pipeline", "licence", "origin", "paper", "files"])
-def test_missing_key(key, plain, schema):
-    del plain[key]
-    assert not schema.is_valid(plain)
+def test_missing_key(key, manifest, schema):
+    del manifest[key]
+    assert not schema.is_valid(manifest)
     with pytest.raises(ManifestError, match=f"key '{key}' is missing"):
-        manifest.parse(plain)
+        parse(manifest)
 
 
 @pytest.mark.parametrize("files", [["a", "A"], ["a", "a/b"], ["a/B", "A/b/c"]], ids=str)
-def test_paths_that_cannot_lie_beside_each_other(files, plain):
+def test_paths_that_cannot_lie_beside_each_other(files, manifest):
     """What a schema cannot say."""
     with pytest.raises(ManifestError, match="twice|as a file and as a folder"):
-        manifest.parse({**plain, "files": [{"path": path} for path in files]})
+        parse({**manifest, "files": [{"path": path} for path in files]})

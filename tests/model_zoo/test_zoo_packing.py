@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from static_server import StaticServer
+from fake_community import CommunityServer
 from zoo_files import files_in
 
 import model_zoo
@@ -38,37 +38,27 @@ def pipeline(tmp_path):
 
 
 def test_pack_serve_download(pipeline, tmp_path, monkeypatch):
-    manifest, hidden = model_zoo.pack.describe(pipeline, **FACTS)
+    """And a newer version in the place of the older one."""
+    manifest, hidden = pack.describe(pipeline, **FACTS)
     assert hidden == []
     index = pack.publish(pipeline, manifest, tmp_path / "zoo")
-    with StaticServer(tmp_path / "zoo") as server:
+    with CommunityServer(tmp_path / "zoo") as server:
         monkeypatch.setenv("MODEL_ZOO_REGISTRY", f"{server.url}/{index.name}")
         folder = model_zoo.download("me/mine")
         assert folder == tmp_path / "home" / "me" / "mine"
-        for path in files_in(pipeline):
-            assert (folder / path).read_bytes() == (pipeline / path).read_bytes()
+        assert all((folder / path).read_bytes() == (pipeline / path).read_bytes() for path in files_in(pipeline))
         assert files_in(folder) == files_in(pipeline) | {".complete"}
         assert [model.name for model in model_zoo.list_models("super-resolution")].count("me/mine") == 1
-        asked = len(server.requests)
-        assert model_zoo.download("me/mine") == folder
-        assert len(server.requests) == asked
-    assert model_zoo.download("me/mine") == folder  # nor does it need the server any more
-
-
-def test_a_newer_version_is_downloaded_in_place_of_the_older(pipeline, tmp_path, monkeypatch):
-    zoo = tmp_path / "zoo"
-    pack.publish(pipeline, pack.describe(pipeline, **FACTS)[0], zoo)
-    with StaticServer(zoo) as server:
-        monkeypatch.setenv("MODEL_ZOO_REGISTRY", f"{server.url}/index.json")
-        folder = model_zoo.download("me/mine")
         (pipeline / "unet/config.json").write_text('{"newer": true}')
         (pipeline / "README.md").unlink()
-        pack.publish(pipeline, pack.describe(pipeline, **FACTS)[0], zoo)
-        assert model_zoo.download("me/mine") == folder  # complete: nobody is asked
+        pack.publish(pipeline, pack.describe(pipeline, **FACTS)[0], tmp_path / "zoo")
+        asked = len(server.requests)
+        assert model_zoo.download("me/mine") == folder and len(server.requests) == asked  # complete: nobody is asked
         assert (folder / "unet/config.json").read_text() == "{}"
         (folder / "unet/config.json").unlink()
         model_zoo.download("me/mine")
         assert (folder / "unet/config.json").read_text() == '{"newer": true}'
+    assert model_zoo.download("me/mine") == folder  # nor does it need the server any more
 
 
 def test_use_in_its_place(pipeline, tmp_path, monkeypatch):
@@ -80,7 +70,7 @@ def test_use_in_its_place(pipeline, tmp_path, monkeypatch):
 
 def test_base_url(pipeline, tmp_path, monkeypatch):
     """Manifests here, files in a bucket elsewhere."""
-    with StaticServer(tmp_path / "bucket") as bucket:
+    with CommunityServer(tmp_path / "bucket") as bucket:
         manifest, _ = pack.describe(pipeline, **FACTS, base_url=f"{bucket.url}/models/")
         pack.publish(pipeline, manifest, tmp_path / "bucket" / "models")
         (tmp_path / "registry" / "me").mkdir(parents=True)
@@ -88,7 +78,7 @@ def test_base_url(pipeline, tmp_path, monkeypatch):
         monkeypatch.setenv("MODEL_ZOO_REGISTRY", str(tmp_path / "registry"))
         folder = model_zoo.download("me/mine")
         assert (folder / "unet/config.json").read_bytes() == b"{}"
-        assert all(path.startswith("/models/me/mine/") for path, _ in bucket.requests)
+        assert all(path.startswith("models/me/mine/") for path in bucket.paths())
 
 
 def test_manifest(pipeline):
@@ -148,16 +138,6 @@ def test_folders_that_are_no_saved_pipeline(broken, pipeline):
         pack.describe(pipeline, **FACTS)
 
 
-@pytest.mark.parametrize(
-    "facts",
-    [{"name": "mine"}, {"name": "../x/y"}, {"licence": ""}, {"origin": "a\nb"}, {"base_url": "https://u:p@b.example"}],
-    ids=str,
-)
-def test_facts_that_are_refused(facts, pipeline):
-    with pytest.raises(model_zoo.ManifestError):
-        pack.describe(pipeline, **{**FACTS, **facts})
-
-
 @pytest.mark.skipif(os.name != "posix", reason="links and devices of POSIX")
 def test_links_and_devices_are_refused(pipeline, tmp_path):
     for name in ("unet/link.json", "linked"):
@@ -202,10 +182,3 @@ def test_zoo_that_cannot_be_written(pipeline, tmp_path):
     (tmp_path / "zoo").write_text("in the way")
     with pytest.raises(model_zoo.CacheError, match="cannot write to"):
         pack.publish(pipeline, pack.describe(pipeline, **FACTS)[0], tmp_path / "zoo")
-
-
-def test_embedded_model_packs_as_it_is(tmp_path):
-    folder = model_zoo.download("ppdiffusers/ldm-super-resolution-4x-tiny")
-    manifest, _ = pack.describe(folder, **FACTS)
-    assert manifest["pipeline"] == "LDMSuperResolutionPipeline"
-    assert sum(item["size"] for item in manifest["files"]) > 7_000_000

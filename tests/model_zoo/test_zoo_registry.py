@@ -34,19 +34,8 @@ def test_community_manifest(file):
     assert all(f"{Path(path).parent.as_posix()}/config.json" in paths for path in weights)
 
 
-def test_no_manifest_lies_at_another_depth():
-    assert sorted(registry.COMMUNITY.rglob("*.json")) == MANIFESTS
-    assert len(MANIFESTS) >= 3
-
-
-def test_builtin_models_resolve_to_their_folders():
-    for model in model_zoo.list_models():
-        if model.folder is not None:
-            assert model_zoo.download(model.name) == model.folder
-            assert all((model.folder / file.path).stat().st_size == file.size for file in model.files)
-
-
 def test_published_facts():
+    assert sorted(registry.COMMUNITY.rglob("*.json")) == MANIFESTS and len(MANIFESTS) >= 3
     model = model_zoo.find("CompVis/ldm-super-resolution-4x-openimages")
     sizes = {file.path: file.size for file in model.files}
     assert sizes == {
@@ -101,40 +90,14 @@ def test_names_like_nothing(name):
     assert len(str(caught.value)) < 400
 
 
-BAD_PATHS = ["../x", "a/../x", "/x", "a\\b", "C:/x", "", ".", "a//b", "a/", ".complete", "a/.x", "a b", "a\n", "ä", 5]
-
-
-@pytest.mark.parametrize("path", BAD_PATHS, ids=repr)
-def test_paths_that_leave_the_folder_are_refused(path, manifest, catalogue_of):
-    manifest["files"][0]["path"] = path
-    with pytest.raises(model_zoo.ManifestError, match="is refused"):
-        registry.parse(manifest)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"schema": 2}, "is of the schema 2; this release knows 1: update it"),
-        ({"schema": "1"}, "is of the schema"),
-        ({"licence": ""}, "licence of"),
-        ({"paper": 3}, "paper of"),
         ({"name": "tester/other"}, "the place of the file"),
         ({"aliases": ["no-owner"]}, "model name 'no-owner'"),
-        ({"aliases": ["a/../../b"]}, "is refused"),
-        ({"aliases": "tester/x"}, "'aliases' must be"),
-        ({"original": {}}, "original of tester/small must be"),
-        (
-            {"original": {"checkpoint": "https://a.example", "config": "b"}},
-            "config of the original of tester/small is 'b'",
-        ),
-        ({"files": {}}, "'files' must be"),
         ({"files": [{"path": "a", "size": 2**60}]}, "size of a"),
-        ({"revisions": {"../x": []}}, "'revisions' must be"),
-        ({"revisions": {"v1": [{"path": "../x"}]}}, "is refused"),
         ({"files": [{"size": 1}]}, "key 'path' is missing"),
-        ({"files": [{"path": "a", "size": -1}]}, "size of a"),
-        ({"files": [{"path": "a", "size": True}]}, "size of a"),
-        ({"files": [{"path": "a", "sha256": "00"}]}, "sha256 of a"),
         ({"files": [{"path": "a"}, {"path": "A"}]}, "twice"),
     ],
     ids=str,
@@ -188,9 +151,6 @@ def test_builtin_model_has_what_its_manifest_says(builtin):
     (builtin / "README.md").unlink()
     with pytest.raises(model_zoo.CacheError, match="install the package again"):
         model_zoo.download("tester/tiny")
-
-
-def test_builtin_folder_without_manifest_is_no_model(builtin):
     (builtin / "model.json").unlink()
     assert model_zoo.list_models() == []
 
@@ -202,6 +162,7 @@ def test_embedded_models_have_hashes_of_every_file():
         assert {item.path for item in model.files} == there - {"model.json"}
         assert all(item.size is not None and item.sha256 is not None for item in model.files)
         assert all(found.verdict == "ok" for found in model_zoo.verify(model.name))
+        assert model_zoo.download(model.name) == model_zoo.find(model.name).folder == file.parent
 
 
 def test_revisions(manifest, catalogue_of, tmp_path):
@@ -214,11 +175,10 @@ def test_revisions(manifest, catalogue_of, tmp_path):
 
 
 def test_models_are_frozen():
-    model = model_zoo.list_models()[0]
-    with pytest.raises(AttributeError):
-        model.name = "other"
-    with pytest.raises(AttributeError):
-        model.files[0].size = 1
+    model = model_zoo.find("CompVis/ldm-celebahq-256")
+    for frozen, field in ((model, "name"), (model.files[0], "size")):
+        with pytest.raises(AttributeError):
+            setattr(frozen, field, 1)
 
 
 def test_import_and_listing_load_nothing_heavy():

@@ -7,34 +7,17 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 
 import filelock
 import pytest
-from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, files_in, left_parts, python, weights
+from zoo_drill.processes import NO_LOCKS
+from zoo_files import NAME, WEIGHTS, assert_nothing_wrong, assert_right, left_parts, python, weights
 
 import model_zoo
-from model_zoo import cache, disk, http, part, registry, transfer
+from model_zoo import cache, disk, http, part, transfer
 
 DOWNLOAD = f"print(model_zoo.download({NAME!r}))"
-# A file system that grants every lock to everybody.
-NO_LOCKS = """
-import filelock
-class Granted:
-    def __init__(self, *arguments, **options): pass
-    def acquire(self, *arguments, **options): pass
-    def release(self): pass
-filelock.FileLock = Granted
-"""
-
-
-@pytest.fixture
-def shared(zoo, catalogue_of, tmp_path, monkeypatch):
-    """The server, with the small model in a registry that other processes see."""
-    monkeypatch.setenv("MODEL_ZOO_REGISTRY", str(catalogue_of()))
-    monkeypatch.setattr(registry, "COMMUNITY", tmp_path / "nothing")
-    return zoo
 
 
 @pytest.fixture
@@ -316,9 +299,3 @@ def test_a_part_that_another_process_took_and_published(zoo, folder, contents, m
     monkeypatch.setattr(part.Part, "digests", overtaken)
     model_zoo.download(NAME)
     assert_right(folder, contents)
-
-
-def test_files_in_the_model_folder_are_those_of_the_model(zoo, folder, contents):
-    model_zoo.download(NAME)
-    assert files_in(folder) == {*contents, ".complete"}
-    assert sys.getsizeof((folder / ".complete").read_text()) < 10_000

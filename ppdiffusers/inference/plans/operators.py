@@ -28,6 +28,7 @@ from ppdiffusers.inference.plans.values import (
     full_shape,
     shape_of,
 )
+from ppdiffusers.layers import statistics
 from ppdiffusers.onednn import kernels, library
 from ppdiffusers.onednn.library import FP32, SRC, WEIGHTS, Descriptor
 
@@ -133,13 +134,17 @@ def _group_norm(plan: Planner, attrs: Dict[str, Any], x: Any, scale: Parameter, 
     for i in range(batch):
         one, room = source.part(0, i, i + 1), result.part(0, i, i + 1)
         kernel = kernels.batch_statistics(one.descriptor, room.descriptor)
-        statistics = [(kind, plan.steps.constant(array[i])) for kind, array in zip(_STATISTICS, (mean, variance))]
-        plan.steps.add_kernel(kernel, [(SRC, one), *statistics], room)
+        moments = [(kind, plan.steps.constant(array[i])) for kind, array in zip(_STATISTICS, (mean, variance))]
+        plan.steps.add_kernel(kernel, [(SRC, one), *moments], room)
 
     def of_groups(arena: int) -> None:
         means = mean.reshape(batch, groups, -1)
         middle = means.mean(-1, keepdims=True)
         spread = (variance.reshape(means.shape) + (means - middle) ** 2).mean(-1, keepdims=True)
+        windows = statistics.active()
+        if windows is not None:
+            size = source.shape[2:]
+            middle, spread = windows.moments(middle, spread, epsilon, size, functools.partial(source.inner, arena))
         factor = np.broadcast_to(1 / np.sqrt(spread + epsilon), means.shape).reshape(batch, channels)
         np.multiply(gamma, factor, out=a)
         np.subtract(beta, np.broadcast_to(middle, means.shape).reshape(batch, channels) * a, out=b)

@@ -119,6 +119,14 @@ class Tensor:
         flat: np.ndarray = np.frombuffer(raw, {FP32: np.float32, BF16: np.uint16}[self.dtype])  # type: ignore[call-overload]
         return np.lib.stride_tricks.as_strided(flat, self.shape, [size * stride for stride in self.strides])
 
+    def inner(self, arena: int, rows: int, columns: int) -> np.ndarray:
+        """The elements of a map, float32, without so many rows and columns at each edge."""
+        height, width = self.shape[2:]
+        array = self.array(arena)[:, :, rows : height - rows, columns : width - columns]
+        if self.dtype == FP32:
+            return array
+        return (array.astype(np.uint32) << 16).view(np.float32)
+
 
 @dataclass(eq=False)
 class Step:
