@@ -21,7 +21,7 @@ from ppdiffusers.version import __version__  # noqa: E402
 if TYPE_CHECKING:
     from ppdiffusers.checkpoints import CheckpointError
     from ppdiffusers.config import ConfigError
-    from ppdiffusers.conversion import convert
+    from ppdiffusers.conversion.convert import convert
     from ppdiffusers.image_processor import VaeImageProcessor
     from ppdiffusers.images import ImageError, open_image
     from ppdiffusers.inference import compile_model

@@ -219,19 +219,107 @@ for count in range(1, 201):
 result = [time.perf_counter() - s]; memory = peak()
 more.update(rss_20_mb=marks[20], rss_200_mb=marks[200], growth=marks[200] / marks[20] - 1, how=how_all(pipeline))
 """
-# Of the embedded super-resolution model.
+# Training steps, of ours and of torch: `model`, `loss(model)`, then steps.
 TRAIN_UNET = """dict(
     sample_size=32, in_channels=6, out_channels=3, block_out_channels=(64, 96), layers_per_block=2,
     down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=8, add_attention=False,
 )"""
-TRAIN = f"""
-model = UNet2DModel(**{TRAIN_UNET}); model.train()
-optimizer = {{optimizer}}
-x, y = {{randn}}([16, 6, 32, 32]), {{randn}}([16, 3, 32, 32])
+TRAIN_CODER = """dict(
+    in_channels=3, out_channels=3, block_out_channels=(16, 48, 96), layers_per_block=1, latent_channels=3,
+    down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, sample_size=128,
+    num_vq_embeddings=8192, norm_num_groups=8, mid_block_add_attention=False,
+)"""
+TRAIN_PUBLISHED = """dict(
+    sample_size=64, in_channels=6, out_channels=3, block_out_channels=(160, 320, 320, 640), layers_per_block=2,
+    down_block_types=("DownBlock2D",) * 3 + ("AttnDownBlock2D",),
+    up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * 3, attention_head_dim=32,
+)"""
+TRAIN_MODELS = {  # the embedded models at the batches of their recipes, the published one at one picture
+    "unet": f"""
+model = UNet2DModel(**{TRAIN_UNET})
+x, y = randn([16, 6, 32, 32]), randn([16, 3, 32, 32])
+def loss(model): return ((model(x, 3).sample - y) ** 2).mean()
+""",
+    "published unet": f"""
+model = UNet2DModel(**{TRAIN_PUBLISHED})
+x, y = randn([1, 6, 64, 64]), randn([1, 3, 64, 64])
+def loss(model): return ((model(x, 3).sample - y) ** 2).mean()
+""",
+    "autoencoder": f"""
+model = VQModel(**{TRAIN_CODER})
+x = randn([8, 3, 64, 64]).clip(-1, 1)
+def loss(model):
+    z = model.encode(x).latents
+    y = model.decode(z, force_not_quantize=True).sample
+    return (y - x).abs().mean() + 0.3 * lpips(y, x).mean()
+""",
+}
+# With random weights. torch's is as `ppdiffusers.training.losses.LPIPS`.
+OURS_LPIPS = """
+import numpy, tempfile
+from ppdiffusers.training.losses import LPIPS, _NETWORKS
+arrays, number = {}, 0
+for inner, outer, size, *_ in (each for each in _NETWORKS["alex"] if not isinstance(each, str)):
+    weight = numpy.random.randn(outer, inner, size, size) / (inner * size**2) ** 0.5
+    arrays[f"conv{number}.weight"] = weight.astype("f4")
+    arrays[f"conv{number}.bias"] = numpy.zeros(outer, "f4")
+    arrays[f"head{number}"] = numpy.full(outer, 1 / outer, "f4")
+    number += 1
+with tempfile.TemporaryDirectory() as place:
+    numpy.savez(os.path.join(place, "lpips.npz"), **arrays)
+    lpips = LPIPS(os.path.join(place, "lpips.npz"))
+"""
+PEER_LPIPS = """
+class LPIPS(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        shapes = [(3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1)]
+        self.convolutions = torch.nn.ModuleList([torch.nn.Conv2d(i, o, k, s, p) for i, o, k, s, p in shapes])
+        self.requires_grad_(False)
+        self.shift = torch.tensor([-0.030, -0.088, -0.188]).reshape([1, 3, 1, 1])
+        self.scale = torch.tensor([0.458, 0.448, 0.450]).reshape([1, 3, 1, 1])
+    def features(self, x):
+        x = (x - self.shift) / self.scale
+        for number, convolution in enumerate(self.convolutions):
+            if number in (1, 2): x = torch.nn.functional.max_pool2d(x, 3, 2)
+            x = torch.nn.functional.relu(convolution(x))
+            yield x / ((x * x).sum(1, keepdim=True).add(1e-20).sqrt() + 1e-10)
+    def forward(self, a, b):
+        return sum(((x - y) ** 2).mean([1, 2, 3]) for x, y in zip(self.features(a), self.features(b)))
+lpips = LPIPS()
+"""
+OURS_TRAIN = """
+from ppdiffusers.layers.basic import multiplying_in
+model.train()
+optimizer = paddle.optimizer.AdamW(1e-4, parameters=model.parameters())
 def step():
-    loss = ((model(x, 3).sample - y) ** 2).mean(); loss.backward(); optimizer.step(); optimizer.{{clear}}()
-    return float(loss)
+    with multiplying_in("{precision}"): found = loss(model)
+    found.backward(); optimizer.step(); optimizer.clear_grad()
+    return float(found)
 step(); result = timed(step); memory = peak()
+"""
+PEER_TRAIN = """
+torch.set_grad_enabled(True)
+model.train()
+optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+def step():
+    with torch.autocast("cpu", torch.bfloat16, enabled="{precision}" == "bf16"): found = loss(model)
+    found.backward(); optimizer.step(); optimizer.zero_grad()
+    return float(found)
+found = []
+for layout in (torch.contiguous_format, torch.channels_last):
+    model = model.to(memory_format=layout); x = x.to(memory_format=layout)
+    step(); found.append(timed(step))
+result = min(found, key=sum); memory = peak()
+"""
+OWN_LAYERS = 'os.environ["PPDIFFUSERS_ONEDNN"] = "0"\n'  # paddle's
+# A call of the published U-Net by its layers, and compiled, in one precision.
+EAGER_CALL = """
+from ppdiffusers.layers.basic import multiplying_in
+with paddle.no_grad(), multiplying_in("{precision}"):
+    call(*inputs)
+    result = timed(lambda: call(*inputs).numpy())
+memory = peak()
 """
 # A whole command with the embedded model, its start counted. The picture is made before.
 COMMAND = """
@@ -329,6 +417,28 @@ def command_row(width: int, height: int, steps: int) -> Row:
     return Row(sides, note=note, rounds=3)
 
 
+def training_row(kind: str, precision: str) -> Row:
+    """Ours against torch in the better of its layouts, and against paddle's own layers."""
+    body, coder = TRAIN_MODELS[kind], kind == "autoencoder"
+    ours = f"randn = paddle.randn\n{OURS_LPIPS if coder else ''}{body}{OURS_TRAIN.replace('{precision}', precision)}"
+    theirs = f"from diffusers import UNet2DModel, VQModel\nrandn = torch.randn\n{PEER_LPIPS if coder else ''}{body}"
+    sides = {
+        "ours": Side(PADDLE + ours, ""),
+        "torch": Side(TORCH + theirs + PEER_TRAIN.replace("{precision}", precision), "", peer=True),
+    }
+    if precision == "fp32":  # in which alone paddle computes
+        sides["paddle"] = Side(OWN_LAYERS + PADDLE + ours, "")
+    return Row(sides, repeats=3, rounds=2, bfloat16=precision == "bf16")
+
+
+def eager_row(precision: str) -> Row:
+    """The layers of the published U-Net against the compiled one."""
+    eager = OURS_MODELS["unet"] + EAGER_CALL.replace("{precision}", precision)
+    compiled = OURS_MODELS["unet"] + OURS_CALL.format(precision=precision)
+    sides = {"layers": Side(PADDLE + eager), "compiled": Side(PADDLE + compiled)}
+    return Row(sides, repeats=3, rounds=2, bfloat16=precision == "bf16")
+
+
 IMPORT = "import {0}; s = time.perf_counter()\n{1}from {2} import LDMSuperResolutionPipeline\n" + (
     "result = [time.perf_counter() - s]"
 )
@@ -341,19 +451,6 @@ def rows(sizes: Sequence[Tuple[int, int]] = SIZES, counts: Sequence[int] = (5, 2
     Args:
         sizes, counts: widths and heights of pictures, and numbers of steps, of the rows "auto".
     """
-    optimizers = {
-        "ours": {
-            "optimizer": "paddle.optimizer.AdamW(1e-4, parameters=model.parameters())",
-            "randn": "paddle.randn",
-            "clear": "clear_grad",
-        },
-        "torch": {
-            "optimizer": "torch.optim.AdamW(model.parameters(), 1e-4)",
-            "randn": "torch.randn",
-            "clear": "zero_grad",
-        },
-    }
-    peer_training = TORCH + "from diffusers import UNet2DModel\ntorch.set_grad_enabled(True)\n"
     read = "with open_checkpoint(file) as checkpoint:\n    load_checkpoint(model, checkpoint, 'float32')"
     found = {
         "import": Row(
@@ -380,14 +477,13 @@ def rows(sizes: Sequence[Tuple[int, int]] = SIZES, counts: Sequence[int] = (5, 2
         "documented example safetensors": picture_row("safetensors"),
         "first picture": Row({name: Side(OURS_PICTURE.replace("{engine}", name)) for name in ("auto", "eager")}),
         "fewer steps": Row({"ours": Side(FEWER_STEPS)}, rounds=2),
-        "training step": Row(
-            {
-                "ours": Side(PADDLE + TRAIN.format(**optimizers["ours"]), ""),
-                "torch": Side(peer_training + TRAIN.format(**optimizers["torch"]), "", peer=True),
-            },
-            repeats=5,
-            rounds=2,
-        ),
+        **{
+            f"training step {kind} {precision}": training_row(kind, precision)
+            for kind in TRAIN_MODELS
+            for precision in ("fp32", "bf16")
+        },
+        "layers fp32": eager_row("fp32"),
+        "layers bf16": eager_row("bf16"),
         "memory": Row({"ours": Side(MEMORY, "")}, rounds=1),
     }
     for width, height in sizes:

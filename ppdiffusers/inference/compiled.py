@@ -13,7 +13,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppdiffusers.inference import engines, onednn
+from ppdiffusers import onednn
+from ppdiffusers.inference import engines, plans
 from ppdiffusers.inference.engines import NoEngine, Runner, Setup
 from ppdiffusers.inference.parts import Inputs, Part, parts_of
 from ppdiffusers.inference.programs import Program, as_float32, trace
@@ -154,7 +155,7 @@ class _Moment:
         if self.reason is not None:
             logger.info("%s runs its layers: %s", type(model).__name__, self.reason)
         self._runners: Dict[str, Runner] = {}
-        self._weights: Dict[str, onednn.Weights] = {}  # by precision
+        self._weights: Dict[str, plans.Weights] = {}  # by precision
         self._lock = threading.RLock()
 
     def runner(self, part: Part) -> Runner:
@@ -190,11 +191,11 @@ class _Moment:
             return engines.OneDNNEngine(program.ir, self._prepared(setup.precision))
         return engines.start_inference(program.save, setup, inputs)
 
-    def _prepared(self, precision: str) -> onednn.Weights:
+    def _prepared(self, precision: str) -> plans.Weights:
         """The weights of all parts, each laid out for the kernels when one needs it."""
         if precision not in self._weights:
             tensors = {tensor.name: tensor for tensor in self.snapshot.tensors}
-            self._weights[precision] = onednn.Weights(
+            self._weights[precision] = plans.Weights(
                 {name: functools.partial(as_float32, tensor) for name, tensor in tensors.items()},
                 onednn.FP32 if precision == "fp32" else onednn.BF16,
                 _give_back(tensors),

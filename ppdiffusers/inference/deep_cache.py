@@ -17,6 +17,7 @@ from paddle import nn
 from ppdiffusers.inference.compiled import CompiledModel
 from ppdiffusers.inference.parts import Part, unet_inputs
 from ppdiffusers.inference.stand_in import StandIn
+from ppdiffusers.layers.basic import normed_and_convolved
 from ppdiffusers.models.unet import UNet
 
 
@@ -118,4 +119,4 @@ def _network(
     hidden_states = deep
     for block, i in up[-branch - 1 :]:
         hidden_states = block.layer(i, hidden_states, temb, skips.pop(), context)
-    return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden_states))), deep
+    return normed_and_convolved(unet.conv_norm_out, unet.conv_act, unet.conv_out, hidden_states), deep

@@ -18,7 +18,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import paddle
 
-from ppdiffusers.inference import gpu, onednn
+from ppdiffusers import onednn
+from ppdiffusers.inference import gpu, plans
 from ppdiffusers.inference.parts import Inputs, full_shape
 from ppdiffusers.layers.statistics import paused
 from ppdiffusers.threads import get_num_threads
@@ -121,12 +122,12 @@ class OneDNNEngine:
         weights: may be shared by engines of the same model and precision.
     """
 
-    _arena = onednn.Arena()  # of all plans in the process, of which one runs at a time, with all cores
+    _arena = plans.Arena()  # of all plans in the process, of which one runs at a time, with all cores
 
-    def __init__(self, program: Any, weights: onednn.Weights):
+    def __init__(self, program: Any, weights: plans.Weights):
         self._program = program
         self._weights = weights
-        self._plans: Dict[Any, onednn.Plan] = {}
+        self._plans: Dict[Any, plans.Plan] = {}
         self._made = 0
         self._lock = threading.Lock()  # of the plans
 
@@ -136,7 +137,7 @@ class OneDNNEngine:
         with self._lock:
             found = self._plans.pop(key, None)
             if found is None:
-                found = onednn.make_plan(self._program, self._weights, shapes, self._arena)
+                found = plans.make_plan(self._program, self._weights, shapes, self._arena)
                 if self._made == 1:  # that of the comparison, whose layouts of weights go when others come
                     self._plans.clear()
                 self._made += 1

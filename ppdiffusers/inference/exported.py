@@ -13,9 +13,10 @@ import paddle
 from paddle import nn
 
 from model_zoo import digests
+from ppdiffusers import onednn
 from ppdiffusers.checkpoints import open_checkpoint
 from ppdiffusers.config import ConfigError, PathLike, read_json
-from ppdiffusers.inference import engines, onednn
+from ppdiffusers.inference import engines, plans
 from ppdiffusers.inference.compiled import CompiledModel
 from ppdiffusers.inference.engines import NoEngine, Runner, Setup
 from ppdiffusers.inference.parts import Inputs, Part, parts_of
@@ -239,7 +240,7 @@ class ExportedModel(CompiledModel):
         if setup.engine == "onednn":
             parameters = {name: functools.partial(np.array, array) for name, array in arrays.items()}
             dtype = onednn.FP32 if setup.precision == "fp32" else onednn.BF16
-            return engines.OneDNNEngine(program, onednn.Weights(parameters, dtype))
+            return engines.OneDNNEngine(program, plans.Weights(parameters, dtype))
         return engines.start_inference(lambda _: files[:2], setup, part.inputs)
 
     def _without_engine(self, part: Part, tensors: Any, reason: NoEngine) -> NoReturn:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from paddle import nn
 
-_ACTIVATIONS = {"silu": nn.Silu, "swish": nn.Silu, "mish": nn.Mish, "gelu": nn.GELU, "relu": nn.ReLU}
+from ppdiffusers.layers.basic import Silu
+
+_ACTIVATIONS = {"silu": Silu, "swish": Silu, "mish": nn.Mish, "gelu": nn.GELU, "relu": nn.ReLU}
 
 
 def get_activation(name: str) -> nn.Layer:

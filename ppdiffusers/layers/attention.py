@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ppdiffusers.layers.basic import GroupNorm, Linear, attention
 from ppdiffusers.layers.shapes import sizes
 
 # Query rows times key rows whose scores are held at once: 16 Mi scores are 64 MB in float32.
@@ -40,11 +41,11 @@ class Attention(nn.Layer):
             raise ValueError(f"attention_head_dim {head_dim} is more than the {channels} channels it is to divide")
         self.rescale_output_factor = rescale_output_factor
         inner = self.heads * head_dim
-        self.group_norm = nn.GroupNorm(groups, channels, epsilon=eps) if groups is not None else None
-        self.to_q = nn.Linear(channels, inner)
-        self.to_k = nn.Linear(channels, inner)
-        self.to_v = nn.Linear(channels, inner)
-        self.to_out = nn.LayerList([nn.Linear(inner, channels)])
+        self.group_norm = GroupNorm(groups, channels, epsilon=eps) if groups is not None else None
+        self.to_q = Linear(channels, inner)
+        self.to_k = Linear(channels, inner)
+        self.to_v = Linear(channels, inner)
+        self.to_out = nn.LayerList([Linear(inner, channels)])
 
     def forward(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
         residual = hidden_states
@@ -74,12 +75,16 @@ def merge_heads(tokens: paddle.Tensor) -> paddle.Tensor:
 def attend(query: paddle.Tensor, key: paddle.Tensor, value: paddle.Tensor) -> paddle.Tensor:
     """softmax(Q K^T / sqrt(d)) V for `[B, heads, T, d]` tensors; T of the queries may be another one.
 
-    On a GPU that is paddle's fused kernel. Elsewhere queries go in blocks, so that memory grows with T and not with
-    its square: the decoder of a 128x128 latent would otherwise hold 1 GB of scores.
+    On a GPU that is paddle's fused kernel, on a CPU kernels of oneDNN where they run. Elsewhere queries go in blocks.
+    With these memory grows with T and not with its square: the decoder of a 128x128 latent would otherwise hold 1 GB
+    of scores.
     """
     if paddle.in_dynamic_mode() and query.place.is_gpu_place():
         return attend_fused(query, key, value)
     query = query * (1 / math.sqrt(query.shape[-1]))
+    found = attention(query, key, value)
+    if found is not None:
+        return found
 
     def rows(part: paddle.Tensor) -> paddle.Tensor:
         return paddle.matmul(F.softmax(paddle.matmul(part, key, transpose_y=True), axis=-1), value)

@@ -9,6 +9,7 @@ import paddle
 from paddle import nn
 
 from ppdiffusers.layers.activations import get_activation
+from ppdiffusers.layers.basic import Linear
 
 
 def timestep_embedding(
@@ -74,9 +75,9 @@ class TimestepEmbedding(nn.Layer):
 
     def __init__(self, in_channels: int, time_embed_dim: int, act_fn: str = "silu", out_dim: Optional[int] = None):
         super().__init__()
-        self.linear_1 = nn.Linear(in_channels, time_embed_dim)
+        self.linear_1 = Linear(in_channels, time_embed_dim)
         self.act = get_activation(act_fn)
-        self.linear_2 = nn.Linear(time_embed_dim, out_dim or time_embed_dim)
+        self.linear_2 = Linear(time_embed_dim, out_dim or time_embed_dim)
 
     def forward(self, sample: paddle.Tensor) -> paddle.Tensor:
         return self.linear_2(self.act(self.linear_1(sample)))

@@ -6,6 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ppdiffusers.layers.basic import Conv2D, doubled_convolution
 from ppdiffusers.layers.shapes import sizes
 
 
@@ -18,7 +19,7 @@ class Downsample2D(nn.Layer):
     def __init__(self, channels: int, use_conv: bool = True, padding: int = 1):
         super().__init__()
         self.padding = padding
-        self.conv = nn.Conv2D(channels, channels, 3, stride=2, padding=padding) if use_conv else None
+        self.conv = Conv2D(channels, channels, 3, stride=2, padding=padding) if use_conv else None
 
     def forward(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
         if self.conv is None:
@@ -40,8 +41,10 @@ class Upsample2D(nn.Layer):
 
     def __init__(self, channels: int, use_conv: bool = True):
         super().__init__()
-        self.conv = nn.Conv2D(channels, channels, 3, padding=1) if use_conv else None
+        self.conv = Conv2D(channels, channels, 3, padding=1) if use_conv else None
 
     def forward(self, hidden_states: paddle.Tensor) -> paddle.Tensor:
-        hidden_states = repeat_pixels(hidden_states)
-        return hidden_states if self.conv is None else self.conv(hidden_states)
+        if self.conv is None:
+            return repeat_pixels(hidden_states)
+        at_once = doubled_convolution(self.conv, hidden_states)
+        return self.conv(repeat_pixels(hidden_states)) if at_once is None else at_once

@@ -7,6 +7,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppdiffusers.layers.attention import attend, merge_heads, split_heads
+from ppdiffusers.layers.basic import Conv2D, GroupNorm, Linear
 from ppdiffusers.layers.shapes import sizes
 
 _NORM_EPS = 1e-6  # of the group norm in front, whatever the U-Net's norm_eps says: so are the published models
@@ -24,10 +25,10 @@ class CrossAttention(nn.Layer):
         self.heads = heads
         self.upcast = upcast
         inner = heads * head_dim
-        self.to_q = nn.Linear(dim, inner, bias_attr=False)
-        self.to_k = nn.Linear(context_dim, inner, bias_attr=False)
-        self.to_v = nn.Linear(context_dim, inner, bias_attr=False)
-        self.to_out = nn.LayerList([nn.Linear(inner, dim)])
+        self.to_q = Linear(dim, inner, bias_attr=False)
+        self.to_k = Linear(context_dim, inner, bias_attr=False)
+        self.to_v = Linear(context_dim, inner, bias_attr=False)
+        self.to_out = nn.LayerList([Linear(inner, dim)])
 
     def forward(self, tokens: paddle.Tensor, context: paddle.Tensor) -> paddle.Tensor:
         projected = (self.to_q(tokens), self.to_k(context), self.to_v(context))
@@ -45,7 +46,7 @@ class GEGLU(nn.Layer):
 
     def __init__(self, dim: int, inner: int):
         super().__init__()
-        self.proj = nn.Linear(dim, 2 * inner)
+        self.proj = Linear(dim, 2 * inner)
 
     def forward(self, tokens: paddle.Tensor) -> paddle.Tensor:
         values, gate = paddle.chunk(self.proj(tokens), 2, axis=-1)
@@ -58,7 +59,7 @@ class FeedForward(nn.Layer):
     def __init__(self, dim: int):
         super().__init__()
         # The number of an entry is in the state-dict names; 1 is where training may drop out.
-        self.net = nn.LayerList([GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+        self.net = nn.LayerList([GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
 
     def forward(self, tokens: paddle.Tensor) -> paddle.Tensor:
         return self.net[2](self.net[0](tokens))
@@ -117,15 +118,15 @@ class Transformer2DModel(nn.Layer):
             raise ValueError(f"attention_head_dim {heads}, the number of heads, is more than the {channels} channels")
         inner = heads * head_dim
         self.linear_projection = linear_projection
-        self.norm = nn.GroupNorm(groups, channels, epsilon=_NORM_EPS)
-        self.proj_in = nn.Linear(channels, inner) if linear_projection else nn.Conv2D(channels, inner, 1)
+        self.norm = GroupNorm(groups, channels, epsilon=_NORM_EPS)
+        self.proj_in = Linear(channels, inner) if linear_projection else Conv2D(channels, inner, 1)
         self.transformer_blocks = nn.LayerList(
             [
                 BasicTransformerBlock(inner, heads, head_dim, context_dim, only_cross_attention, upcast)
                 for _ in range(layers)
             ]
         )
-        self.proj_out = nn.Linear(inner, channels) if linear_projection else nn.Conv2D(inner, channels, 1)
+        self.proj_out = Linear(inner, channels) if linear_projection else Conv2D(inner, channels, 1)
 
     def forward(self, hidden_states: paddle.Tensor, context: paddle.Tensor) -> paddle.Tensor:
         residual = hidden_states

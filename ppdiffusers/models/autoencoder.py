@@ -10,6 +10,7 @@ from paddle import nn
 
 from ppdiffusers.config import FrozenConfig
 from ppdiffusers.layers import blocks
+from ppdiffusers.layers.basic import Conv2D, GroupNorm, Silu, normed_and_convolved
 from ppdiffusers.layers.blocks import DownBlock, MidBlock, UpBlock, block_types
 from ppdiffusers.outputs import Output
 
@@ -40,7 +41,7 @@ class Encoder(nn.Layer):
     def __init__(self, config: FrozenConfig, out_channels: int):
         super().__init__()
         channels, last = config.block_out_channels, len(config.block_out_channels) - 1
-        self.conv_in = nn.Conv2D(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2D(config.in_channels, channels[0], 3, padding=1)
         self.down_blocks = nn.LayerList()
         for i, kind in enumerate(block_types(config.down_block_types, blocks.ENCODER_BLOCKS)):
             head_dim, downsample = channels[i] if kind.attention else None, None if i == last else "conv"
@@ -48,16 +49,16 @@ class Encoder(nn.Layer):
             block = DownBlock(*widths, config.layers_per_block, _resnet(config), head_dim, downsample, 0)
             self.down_blocks.append(block)
         self.mid_block = _middle(config)
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], epsilon=_EPS)
-        self.conv_act = nn.Silu()  # whatever act_fn says: so are the published models
-        self.conv_out = nn.Conv2D(channels[-1], out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], epsilon=_EPS)
+        self.conv_act = Silu()  # whatever act_fn says: so are the published models
+        self.conv_out = Conv2D(channels[-1], out_channels, 3, padding=1)
 
     def forward(self, sample: paddle.Tensor) -> paddle.Tensor:
         hidden_states = self.conv_in(sample)
         for block in self.down_blocks:
             hidden_states, _ = block(hidden_states)
         hidden_states = self.mid_block(hidden_states)
-        return self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
+        return normed_and_convolved(self.conv_norm_out, self.conv_act, self.conv_out, hidden_states)
 
 
 class Decoder(nn.Layer):
@@ -66,7 +67,7 @@ class Decoder(nn.Layer):
     def __init__(self, config: FrozenConfig, in_channels: int):
         super().__init__()
         channels, last = config.block_out_channels[::-1], len(config.block_out_channels) - 1
-        self.conv_in = nn.Conv2D(in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2D(in_channels, channels[0], 3, padding=1)
         self.mid_block = _middle(config)
         self.up_blocks = nn.LayerList()
         skips = [0] * (config.layers_per_block + 1)
@@ -74,12 +75,12 @@ class Decoder(nn.Layer):
             head_dim, upsample = channels[i] if kind.attention else None, None if i == last else "conv"
             block = UpBlock(channels[max(i - 1, 0)], channels[i], skips, _resnet(config), head_dim, upsample)
             self.up_blocks.append(block)
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[-1], epsilon=_EPS)
-        self.conv_act = nn.Silu()  # whatever act_fn says: so are the published models
-        self.conv_out = nn.Conv2D(channels[-1], config.out_channels, 3, padding=1)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[-1], epsilon=_EPS)
+        self.conv_act = Silu()  # whatever act_fn says: so are the published models
+        self.conv_out = Conv2D(channels[-1], config.out_channels, 3, padding=1)
 
     def forward(self, latents: paddle.Tensor) -> paddle.Tensor:
         hidden_states = self.mid_block(self.conv_in(latents))
         for block in self.up_blocks:
             hidden_states = block(hidden_states)
-        return self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
+        return normed_and_convolved(self.conv_norm_out, self.conv_act, self.conv_out, hidden_states)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Sequence, Tuple, Union
 
 import paddle
-from paddle import nn
 
 from ppdiffusers.config import register_to_config
+from ppdiffusers.layers.basic import Conv2D
 from ppdiffusers.layers.blocks import check_levels
 from ppdiffusers.layers.gaussian import DiagonalGaussianDistribution
 from ppdiffusers.models.autoencoder import Decoder, DecoderOutput, Encoder
@@ -66,8 +66,8 @@ class AutoencoderKL(Model):
         check_levels(block_out_channels, down_block_types, up_block_types)
         moments = 2 * latent_channels
         self.encoder = Encoder(self.config, moments)
-        self.quant_conv = nn.Conv2D(moments, moments, 1) if use_quant_conv else None
-        self.post_quant_conv = nn.Conv2D(latent_channels, latent_channels, 1) if use_post_quant_conv else None
+        self.quant_conv = Conv2D(moments, moments, 1) if use_quant_conv else None
+        self.post_quant_conv = Conv2D(latent_channels, latent_channels, 1) if use_post_quant_conv else None
         self.decoder = Decoder(self.config, latent_channels)
 
     def encode(

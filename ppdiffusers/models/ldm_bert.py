@@ -11,6 +11,7 @@ from paddle import nn
 from ppdiffusers.config import FrozenConfig, register_to_config
 from ppdiffusers.layers.activations import get_activation
 from ppdiffusers.layers.attention import attend, merge_heads, split_heads
+from ppdiffusers.layers.basic import Linear
 from ppdiffusers.layers.shapes import sizes
 from ppdiffusers.models.model import PICKLED_WEIGHTS, SAFE_WEIGHTS, Model
 from ppdiffusers.outputs import Output
@@ -30,10 +31,10 @@ class LDMBertAttention(nn.Layer):
         super().__init__()
         self.heads, d_model = config.encoder_attention_heads, config.d_model
         inner = self.heads * config.head_dim
-        self.q_proj = nn.Linear(d_model, inner, bias_attr=False)
-        self.k_proj = nn.Linear(d_model, inner, bias_attr=False)
-        self.v_proj = nn.Linear(d_model, inner, bias_attr=False)
-        self.out_proj = nn.Linear(inner, d_model)
+        self.q_proj = Linear(d_model, inner, bias_attr=False)
+        self.k_proj = Linear(d_model, inner, bias_attr=False)
+        self.v_proj = Linear(d_model, inner, bias_attr=False)
+        self.out_proj = Linear(inner, d_model)
 
     def forward(self, tokens: paddle.Tensor) -> paddle.Tensor:
         projections = (self.q_proj, self.k_proj, self.v_proj)
@@ -49,9 +50,9 @@ class LDMBertLayer(nn.Layer):
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.self_attn = LDMBertAttention(config)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
-        self.fc1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
+        self.fc1 = Linear(config.d_model, config.encoder_ffn_dim)
         self.activation_fn = get_activation(config.activation_function)
-        self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
+        self.fc2 = Linear(config.encoder_ffn_dim, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: paddle.Tensor) -> paddle.Tensor:

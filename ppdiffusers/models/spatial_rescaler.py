@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
 
 from ppdiffusers.config import register_to_config
+from ppdiffusers.layers.basic import Conv2D
 from ppdiffusers.models.model import Model
 
 
@@ -32,7 +32,7 @@ class SpatialRescaler(Model):
         ):
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, not {value!r}")
-        self.channel_mapper = nn.Conv2D(in_channels, out_channels, 1, bias_attr=False)
+        self.channel_mapper = Conv2D(in_channels, out_channels, 1, bias_attr=False)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """

@@ -9,6 +9,7 @@ import paddle
 from paddle import nn
 
 from ppdiffusers.layers.activations import get_activation
+from ppdiffusers.layers.basic import Conv2D, GroupNorm, normed_and_convolved
 from ppdiffusers.layers.blocks import DownBlock, MidBlock, UpBlock
 from ppdiffusers.layers.embeddings import TimestepEmbedding
 from ppdiffusers.models.model import Model
@@ -53,7 +54,7 @@ class UNet(Model):
             "dropout": config.dropout,
             "time_embedding_norm": config.resnet_time_scale_shift,
         }
-        self.conv_in = nn.Conv2D(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2D(config.in_channels, channels[0], 3, padding=1)
 
         self._temb_channels = temb_channels
         self.time_proj = time_proj
@@ -88,9 +89,9 @@ class UNet(Model):
             taken = [skips.pop() for _ in range(layers + 1)]
             self.up_blocks.append(UpBlock(channels[min(i + 1, last)], channels[i], taken, resnet, **options))
 
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], epsilon=config.norm_eps)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, channels[0], epsilon=config.norm_eps)
         self.conv_act = get_activation(act_fn)
-        self.conv_out = nn.Conv2D(channels[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2D(channels[0], config.out_channels, 3, padding=1)
 
     def _network(
         self, sample: paddle.Tensor, temb: paddle.Tensor, encoder_hidden_states: Optional[paddle.Tensor] = None
@@ -111,7 +112,7 @@ class UNet(Model):
             hidden_states = self.mid_block(hidden_states, temb, encoder_hidden_states)
         for block in self.up_blocks:
             hidden_states = block(hidden_states, temb, skips, encoder_hidden_states)  # takes its skips from the end
-        return self.conv_out(self.conv_act(self.conv_norm_out(hidden_states)))
+        return normed_and_convolved(self.conv_norm_out, self.conv_act, self.conv_out, hidden_states)
 
     def _embed(
         self, sample: paddle.Tensor, timestep: Union[paddle.Tensor, float, int], class_labels: Optional[paddle.Tensor]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple, Union
 
 import paddle
-from paddle import nn
 
 from ppdiffusers.config import register_to_config
+from ppdiffusers.layers.basic import Conv2D
 from ppdiffusers.layers.blocks import check_levels
 from ppdiffusers.layers.quantizer import VectorQuantizer
 from ppdiffusers.models.autoencoder import Decoder, DecoderOutput, Encoder
@@ -69,9 +69,9 @@ class VQModel(Model):
         check_levels(block_out_channels, down_block_types, up_block_types)
         dim = latent_channels if vq_embed_dim is None else vq_embed_dim
         self.encoder = Encoder(self.config, latent_channels)
-        self.quant_conv = nn.Conv2D(latent_channels, dim, 1)
+        self.quant_conv = Conv2D(latent_channels, dim, 1)
         self.quantize = VectorQuantizer(num_vq_embeddings, dim)
-        self.post_quant_conv = nn.Conv2D(dim, latent_channels, 1)
+        self.post_quant_conv = Conv2D(dim, latent_channels, 1)
         self.decoder = Decoder(self.config, latent_channels)
 
     def encode(self, x: paddle.Tensor, return_dict: bool = True) -> Union[VQEncoderOutput, Tuple[paddle.Tensor]]:

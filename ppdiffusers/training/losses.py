@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppdiffusers.config import ConfigError
+from ppdiffusers.layers.basic import Conv2D
 
 # Convolutions (in, out, kernel, stride, padding) between poolings "M"; taps follow the last one of each run.
 _NETWORKS: Dict[str, List[Any]] = {
@@ -42,7 +43,7 @@ class LPIPS(nn.Layer):
         if net not in _NETWORKS:
             raise ValueError(f"unknown network {net!r}; use 'alex' or 'vgg'")
         self._plan, self._taps = _NETWORKS[net], _TAPS[net]
-        self.convolutions = nn.LayerList([nn.Conv2D(i, o, k, s, p) for i, o, k, s, p in self._shapes()])
+        self.convolutions = nn.LayerList([Conv2D(i, o, k, s, p) for i, o, k, s, p in self._shapes()])
         with np.load(weights) as arrays:
             for i, convolution in enumerate(self.convolutions):
                 convolution.weight.set_value(arrays[f"conv{i}.weight"])

@@ -8,7 +8,8 @@ import paddle
 import paddle.nn.functional as F
 from operator_cases import program
 
-from ppdiffusers.inference.onednn import FP32, Arena, NotEnoughMemory, Weights, make_plan
+from ppdiffusers.inference.plans import Arena, Weights, make_plan
+from ppdiffusers.onednn import FP32, NotEnoughMemory
 
 draw = np.random.default_rng(0)
 

@@ -16,7 +16,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import _C_ops, nn
 
-from ppdiffusers.inference.onednn import BF16, FP32, Arena, Weights, folding, library, make_plan, operators
+from ppdiffusers.inference.plans import Arena, Weights, folding, make_plan, operators
+from ppdiffusers.onednn import BF16, FP32, library
 
 TOLERANCES = {FP32: 2e-6, BF16: 1.2e-2}  # of the largest difference, relative to the largest value
 

@@ -172,9 +172,9 @@ def test_a_program_is_traced_once_for_all_weights_and_weights_are_prepared_once(
     from ppdiffusers.inference import compiled as compiled_module
 
     traced, prepared = [], []
-    weights = compiled_module.onednn.Weights
+    weights = compiled_module.plans.Weights
     monkeypatch.setattr(compiled_module, "trace", lambda *args: traced.append(1) or trace(*args))
-    monkeypatch.setattr(compiled_module.onednn, "Weights", lambda *args: prepared.append(1) or weights(*args))
+    monkeypatch.setattr(compiled_module.plans, "Weights", lambda *args: prepared.append(1) or weights(*args))
     unet = tiny_unet()
     runs = compile_model(unet, "onednn", "fp32")
     with paddle.no_grad():

@@ -13,8 +13,8 @@ from exported_folders import CALL, PICTURE
 from ppdiffusers import DiffusionPipeline
 from ppdiffusers.inference.engines import OneDNNEngine
 from ppdiffusers.inference.exported import ExportedModel, ExportError
-from ppdiffusers.inference.onednn import OneDNNError
 from ppdiffusers.models import UNet2DModel
+from ppdiffusers.onednn import OneDNNError
 
 start = ExportedModel._start
 

@@ -12,11 +12,12 @@ import pytest
 from ppdiffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
 from ppdiffusers.inference import compile_model
 from ppdiffusers.inference.engines import OneDNNEngine, Setup, has_bfloat16, relative_error, setups
-from ppdiffusers.inference.onednn import BF16, FP32, Arena, Weights, is_there, library, make_plan, operators, planner
-from ppdiffusers.inference.onednn import plan as onednn_plan
-from ppdiffusers.inference.onednn.plan import Buffer, _place, _reshaped_strides
 from ppdiffusers.inference.parts import parts_of
+from ppdiffusers.inference.plans import Arena, Weights, make_plan, operators, planner
+from ppdiffusers.inference.plans import plan as onednn_plan
+from ppdiffusers.inference.plans.plan import Buffer, _place, _reshaped_strides
 from ppdiffusers.inference.programs import trace
+from ppdiffusers.onednn import BF16, FP32, is_there, library
 
 pytestmark = pytest.mark.skipif(
     not hasattr(paddle, "pir_utils") or not is_there(), reason="this paddle writes no programs, or carries no oneDNN"
@@ -274,7 +275,7 @@ def test_a_size_without_a_fast_kernel_goes_to_the_next_engine(monkeypatch, caplo
         compiled(sample, 3)
         assert compiled._network.setup.engine == "onednn"
         monkeypatch.setattr(library.Kernel, "slow", True)
-        monkeypatch.setattr("ppdiffusers.inference.onednn.plan._MOST_BY_LOOPS", 100)
+        monkeypatch.setattr("ppdiffusers.inference.plans.plan._MOST_BY_LOOPS", 100)
         wide = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 3, 16, 20]).astype("float32"))
         compiled(wide, 3)
         assert "no fast kernel for a result of the shape" in caplog.text

@@ -8,7 +8,7 @@ from pathlib import Path
 import paddle
 import pytest
 
-from ppdiffusers.inference.onednn import is_there
+from ppdiffusers.onednn import is_there
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of the address space are Linux's"),

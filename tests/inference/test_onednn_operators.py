@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppdiffusers.inference.onednn import is_there
+from ppdiffusers.onednn import is_there
 
 pytestmark = pytest.mark.skipif(
     not hasattr(paddle, "pir_utils") or not is_there(), reason="this paddle writes no programs, or carries no oneDNN"
@@ -38,7 +38,9 @@ def test_statistics_of_a_group_norm_do_not_depend_on_the_number_of_threads():
     import paddle.nn.functional as F
     from operator_cases import program
 
-    from ppdiffusers.inference.onednn import FP32, Arena, Weights, library, make_plan
+    from ppdiffusers.inference.plans import Arena, Weights, make_plan
+    from ppdiffusers.onednn import library
+    from ppdiffusers.onednn.library import FP32
     from ppdiffusers.threads import get_num_threads, set_num_threads
 
     if library.library().get_effective_cpu_isa() < BOUNDS["AVX2"]:

@@ -9,8 +9,8 @@ import paddle
 import pytest
 from small_models import image, latents, tiny_pipeline, tiny_unet
 
-from ppdiffusers import LDMSuperResolutionPipeline
-from ppdiffusers.inference import compile_model, onednn
+from ppdiffusers import LDMSuperResolutionPipeline, onednn
+from ppdiffusers.inference import compile_model, plans
 from ppdiffusers.inference import compiled as compiled_module
 from ppdiffusers.inference import engines as engines_module
 from ppdiffusers.inference.engines import NoEngine, OneDNNEngine, Runner, Setup, relative_error
@@ -77,7 +77,7 @@ def test_the_first_engine_that_is_right_runs_and_is_checked_once():
         lambda arrays: arrays["x"] * 2 + 4e-4 * (np.arange(arrays["x"].size) == 1).reshape(arrays["x"].shape),
         lambda arrays: arrays["x"][:1] * 2,
         lambda arrays: (arrays["x"] * 2, arrays["x"]),
-        failing(onednn.UnsupportedOperator("no such operator")),
+        failing(plans.UnsupportedOperator("no such operator")),
         failing(onednn.OneDNNError("status 3")),
         OSError("no file can be written"),
         ValueError("a raw message\nof many lines\nthe last one"),
@@ -242,7 +242,7 @@ def predict(model):
 
 @needs_programs
 def test_two_plans_never_compute_at_once(warm, monkeypatch):
-    begin, running, seen = onednn.Plan._begin, [], []
+    begin, running, seen = plans.Plan._begin, [], []
 
     def begin_slowly(plan, arrays):
         running.append(plan)
@@ -251,7 +251,7 @@ def test_two_plans_never_compute_at_once(warm, monkeypatch):
         time.sleep(0.01)  # what the others would use to begin too
         running.remove(plan)
 
-    monkeypatch.setattr(onednn.Plan, "_begin", begin_slowly)
+    monkeypatch.setattr(plans.Plan, "_begin", begin_slowly)
     threads = [threading.Thread(target=predict, args=(warm[i % 2],)) for i in range(6)]
     for thread in threads:
         thread.start()
@@ -276,7 +276,7 @@ def test_a_plan_computes_with_its_threads_in_every_thread(warm, monkeypatch):
 
 def test_an_engine_keeps_the_plans_of_the_latest_three_sizes_and_not_that_of_the_comparison(monkeypatch):
     made = []
-    monkeypatch.setattr(onednn, "make_plan", lambda *args: made.append(args[2]["x"]) or Plan())
+    monkeypatch.setattr(plans, "make_plan", lambda *args: made.append(args[2]["x"]) or Plan())
     engine = OneDNNEngine(None, None)
     for size in (9, 1, 2, 3, 1, 4, 1, 3, 2, 9):
         engine({"x": np.ones(size)})

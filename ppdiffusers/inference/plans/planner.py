@@ -14,12 +14,12 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, 
 
 import numpy as np
 
-from ppdiffusers.inference.onednn import library
-from ppdiffusers.inference.onednn.folding import FOLDED
-from ppdiffusers.inference.onednn.library import SRC, SRC_1, WEIGHTS, Descriptor, NotEnoughMemory
-from ppdiffusers.inference.onednn.operators import OPERATORS, scores
-from ppdiffusers.inference.onednn.plan import Arena, Plan, Post, Step, Steps, Tensor, Together, enough_memory
-from ppdiffusers.inference.onednn.values import Doubled, Parameter, UnsupportedOperator, Weights, is_constant
+from ppdiffusers.inference.plans.folding import FOLDED
+from ppdiffusers.inference.plans.operators import OPERATORS, scores
+from ppdiffusers.inference.plans.plan import Arena, Plan, Post, Step, Steps, Tensor, Together, enough_memory
+from ppdiffusers.inference.plans.values import Doubled, Parameter, UnsupportedOperator, Weights, is_constant
+from ppdiffusers.onednn import kernels
+from ppdiffusers.onednn.library import SRC, SRC_1, WEIGHTS, Descriptor, NotEnoughMemory
 from ppdiffusers.threads import use_threads
 
 logger = logging.getLogger("ppdiffusers")
@@ -138,7 +138,7 @@ class Planner:
         return self.copy_into(source, result)
 
     def copy_into(self, source: Tensor, result: Tensor) -> Tensor:
-        kernel = library.reorder(source.descriptor, result.descriptor)
+        kernel = kernels.reorder(source.descriptor, result.descriptor)
         return self.steps.add_kernel(kernel, [(SRC, source)], result)
 
     def laid_out(self, value: Any) -> Tensor:
@@ -173,18 +173,18 @@ class Planner:
     # What many operators are made of
 
     def apply(self, value: Any, algorithm: int, alpha: float = 0.0, beta: float = 0.0) -> Tensor:
-        """A function of each element; what its parameters are depends on it, see `library`."""
+        """A function of each element; what its parameters are depends on it, see `kernels`."""
         source = self.tensor(value)
         if source.step is not None and source.step.join(algorithm, alpha, beta):
             return source
         source = self.dense(source)
         result = self.like(source)
         a, b = source.descriptor, result.descriptor
-        return self.steps.add(lambda post: library.eltwise(algorithm, alpha, beta, a, b, post), [(SRC, source)], result)
+        return self.steps.add(lambda post: kernels.eltwise(algorithm, alpha, beta, a, b, post), [(SRC, source)], result)
 
     def combine(self, algorithm: int, x: Any, y: Any) -> Tensor:
         """x and y element by element, one of which may be a number or have axes of one element."""
-        swaps = algorithm in (library.ADD, library.MUL)
+        swaps = algorithm in (kernels.ADD, kernels.MUL)
         for full, other in [(x, y), (y, x)] if swaps else [(x, y)]:
             if is_constant(other) and other.size == 1 and not is_constant(full):
                 return self.apply(full, *_linear(algorithm, float(other.reshape(()))))
@@ -214,8 +214,8 @@ class Planner:
             return replace(result, step=Together(steps, result))
         a, b, c = x.descriptor, y.descriptor, result.descriptor
         arguments = [(SRC, x), (SRC_1, y)]
-        post: List[Post] = [] if plus is None else [(library.ADD, 0.0, 0.0, plus)]
-        return self.steps.add(lambda each: library.binary(algorithm, a, b, c, each), arguments, result, post)
+        post: List[Post] = [] if plus is None else [(kernels.ADD, 0.0, 0.0, plus)]
+        return self.steps.add(lambda each: kernels.binary(algorithm, a, b, c, each), arguments, result, post)
 
     def weighted(
         self,
@@ -241,9 +241,9 @@ def _name(op: Any) -> str:
 
 def _linear(algorithm: int, number: float) -> Tuple[int, float, float]:
     """The same with a number, as alpha * x + beta."""
-    alpha = {library.MUL: number, library.DIV: 1 / number if number else 0.0}.get(algorithm, 1.0)
-    beta = {library.ADD: number, library.SUB: -number}.get(algorithm, 0.0)
-    return library.LINEAR, alpha, beta
+    alpha = {kernels.MUL: number, kernels.DIV: 1 / number if number else 0.0}.get(algorithm, 1.0)
+    beta = {kernels.ADD: number, kernels.SUB: -number}.get(algorithm, 0.0)
+    return kernels.LINEAR, alpha, beta
 
 
 def _aligned(other: Tensor, view: Tensor) -> Optional[Tensor]:

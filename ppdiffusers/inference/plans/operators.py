@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from ppdiffusers.inference.onednn import library
-from ppdiffusers.inference.onednn.folding import FOLDED
-from ppdiffusers.inference.onednn.library import FP32, SRC, WEIGHTS, Descriptor
-from ppdiffusers.inference.onednn.plan import Tensor
-from ppdiffusers.inference.onednn.values import (
+from ppdiffusers.inference.plans.folding import FOLDED
+from ppdiffusers.inference.plans.plan import Tensor
+from ppdiffusers.inference.plans.values import (
     Doubled,
     Padded,
     Parameter,
@@ -28,9 +26,11 @@ from ppdiffusers.inference.onednn.values import (
     shape_of,
 )
 from ppdiffusers.layers import statistics
+from ppdiffusers.onednn import kernels, library
+from ppdiffusers.onednn.library import FP32, SRC, WEIGHTS, Descriptor
 
 if TYPE_CHECKING:
-    from ppdiffusers.inference.onednn.planner import Planner
+    from ppdiffusers.inference.plans.planner import Planner
 
 # A 3x3 kernel over doubled pixels is this 4x4 kernel of a transposed convolution of stride 2, T k T', over the pixels
 # themselves: of each three taps two or one fall on the same pixel. It takes 16 multiplications where there were 36.
@@ -87,8 +87,8 @@ def _conv2d(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Parameter) -> 
         for axis in range(2)
     ]
     result = plan.steps.allocate((source.shape[0], weight.shape[0], *sizes), plan.dtype)
-    geometry = library.Geometry(strides, before, after, dilations)
-    kernel = functools.partial(library.convolution, geometry)
+    geometry = kernels.Geometry(strides, before, after, dilations)
+    kernel = functools.partial(kernels.convolution, geometry)
     return plan.weighted(weight.name, np.asarray, weight.shape, plan.dtype, kernel, source, result)
 
 
@@ -96,7 +96,7 @@ def _doubling_convolution(plan: Planner, x: Tensor, weight: Parameter) -> Option
     source = plan.laid_out(x)
     batch, _, height, width = source.shape
     result = plan.steps.allocate((batch, weight.shape[0], 2 * height, 2 * width), plan.dtype)
-    kernel = functools.partial(library.convolution, library.Geometry([2, 2], [1, 1], [1, 1], [1, 1], transposed=True))
+    kernel = functools.partial(kernels.convolution, kernels.Geometry([2, 2], [1, 1], [1, 1], [1, 1], transposed=True))
     shape = (*weight.shape[:2], 4, 4)
     if kernel(source.descriptor, Descriptor(shape, plan.dtype), result.descriptor, ()).slow:
         return None
@@ -130,7 +130,7 @@ def _group_norm(plan: Planner, attrs: Dict[str, Any], x: Any, scale: Parameter, 
             each.part(0, i, i + 1).view((1, wide, prod(source.shape[2:]) // fold, 1), (each.strides[0], 1, wide, wide))
             for each in (source, result)
         )
-        kernel = library.batch_statistics(one.descriptor, room.descriptor)
+        kernel = kernels.batch_statistics(one.descriptor, room.descriptor)
         arrays = ((kind, array[i].reshape(-1)) for kind, array in zip(_STATISTICS, (mean, variance)))
         moments = [(kind, plan.steps.constant(array)) for kind, array in arrays]
         plan.steps.add_kernel(kernel, [(SRC, one), *moments], room)
@@ -150,7 +150,7 @@ def _group_norm(plan: Planner, attrs: Dict[str, Any], x: Any, scale: Parameter, 
 
     plan.steps.add_host(of_groups, [source], result)
     factor, offset = (plan.steps.constant(array.reshape(batch, channels, 1, 1)) for array in (a, b))
-    return plan.binary(library.MUL, source, factor, result, plus=offset)
+    return plan.binary(kernels.MUL, source, factor, result, plus=offset)
 
 
 def _divisor(count: int, least: float) -> int:
@@ -167,7 +167,7 @@ def _layer_norm(plan: Planner, attrs: Dict[str, Any], x: Any, scale: Parameter, 
         source = plan.copy(source, None, range(len(source.shape)))
     result = plan.like(source)
     vectors = [(kind, plan.tensor(each)) for kind, each in ((library.SCALE, scale), (library.SHIFT, shift))]
-    kernel = library.layer_norm(source.descriptor, result.descriptor, attrs["epsilon"])
+    kernel = kernels.layer_norm(source.descriptor, result.descriptor, attrs["epsilon"])
     return plan.steps.add_kernel(kernel, [(SRC, source), *vectors], result)
 
 
@@ -188,7 +188,7 @@ def _matmul(plan: Planner, attrs: Dict[str, Any], x: Any, y: Any) -> Tensor:
 
 def _product(plan: Planner, x: Tensor, y: Tensor, result: Tensor) -> Tensor:
     a, b, c = x.descriptor, y.descriptor, result.descriptor
-    return plan.steps.add(lambda post: library.matmul(a, b, c, post), [(SRC, x), (WEIGHTS, y)], result)
+    return plan.steps.add(lambda post: kernels.matmul(a, b, c, post), [(SRC, x), (WEIGHTS, y)], result)
 
 
 def _linear_layer(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Parameter) -> Tensor:
@@ -206,7 +206,7 @@ def _linear_layer(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Paramete
     assert rows is not None
     result = plan.steps.allocate((rows.shape[0], outer), dtype)
     form = np.transpose if attrs["transpose_y"] else np.asarray
-    made = plan.weighted(weight.name, form, (inner, outer), dtype, library.matmul, rows, result)
+    made = plan.weighted(weight.name, form, (inner, outer), dtype, kernels.matmul, rows, result)
     reshaped = made.reshaped((*source.shape[:-1], outer))
     assert reshaped is not None
     return reshaped
@@ -215,7 +215,7 @@ def _linear_layer(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Paramete
 def _linear_v2(plan: Planner, attrs: Dict[str, Any], x: Any, weight: Parameter, bias: Any) -> Tensor:
     """What paddle for GPUs makes of a linear layer with a bias."""
     product = {"transpose_x": False, "transpose_y": attrs["transpose_weight"]}
-    return plan.combine(library.ADD, _linear_layer(plan, product, x, weight), bias)
+    return plan.combine(kernels.ADD, _linear_layer(plan, product, x, weight), bias)
 
 
 def scores(plan: Planner, attrs: Dict[str, Any], query: Any, key: Any) -> Scores:
@@ -249,7 +249,7 @@ def _attention(plan: Planner, attrs: Dict[str, Any], scores: Scores, value: Tens
             block = room.part(rank - 2, 0, stop - start)
             shares = weights.part(rank - 2, 0, stop - start)
             _product(plan, q.part(rank - 2, start, stop), k, block)
-            kernel = library.softmax(block.descriptor, shares.descriptor, rank - 1)
+            kernel = kernels.softmax(block.descriptor, shares.descriptor, rank - 1)
             plan.steps.add_kernel(kernel, [(SRC, block)], shares)
             _product(plan, shares, v, to.part(rank - 2, start, stop))
     return replace(result, step=None)
@@ -268,7 +268,7 @@ def _softmax(plan: Planner, attrs: Dict[str, Any], x: Any) -> Any:
         return x
     source = plan.dense(x)
     result = plan.like(source)
-    kernel = library.softmax(source.descriptor, result.descriptor, attrs["axis"] % len(source.shape))
+    kernel = kernels.softmax(source.descriptor, result.descriptor, attrs["axis"] % len(source.shape))
     return plan.steps.add_kernel(kernel, [(SRC, source)], result)
 
 
@@ -279,7 +279,7 @@ def _pool2d(plan: Planner, attrs: Dict[str, Any], x: Any, kernel: np.ndarray) ->
     size, strides = [int(n) for n in kernel], list(attrs["strides"])
     sizes = [(n - k) // stride + 1 for n, k, stride in zip(source.shape[2:], size, strides)]
     result = plan.steps.allocate((*source.shape[:2], *sizes), source.dtype)
-    pooling = library.average_pooling(source.descriptor, result.descriptor, size, strides)
+    pooling = kernels.average_pooling(source.descriptor, result.descriptor, size, strides)
     return plan.steps.add_kernel(pooling, [(SRC, source)], result)
 
 
@@ -360,7 +360,7 @@ def _expand(plan: Planner, attrs: Dict[str, Any], x: Any, wanted: np.ndarray) ->
 
 def _scale(plan: Planner, attrs: Dict[str, Any], x: Any, factor: np.ndarray) -> Tensor:
     alpha, beta = float(factor.reshape(())), float(attrs["bias"])
-    return plan.apply(x, library.LINEAR, alpha, beta if attrs["bias_after_scale"] else alpha * beta)
+    return plan.apply(x, kernels.LINEAR, alpha, beta if attrs["bias_after_scale"] else alpha * beta)
 
 
 def _dropout(plan: Planner, attrs: Dict[str, Any], x: Any, *rest: Any) -> Any:
@@ -398,20 +398,20 @@ OPERATORS: Dict[str, Callable[..., Any]] = {
     "layer_norm": _layer_norm,
     "matmul": _matmul,
     "linear_v2": _linear_v2,
-    "gelu": lambda plan, attrs, x: plan.apply(x, library.GELU_TANH if attrs["approximate"] else library.GELU_ERF),
+    "gelu": lambda plan, attrs, x: plan.apply(x, kernels.GELU_TANH if attrs["approximate"] else kernels.GELU_ERF),
     "pool2d": _pool2d,
     "pad3d": _pad3d,
-    "add": _binary(library.ADD),
-    "multiply": _binary(library.MUL),
-    "subtract": _binary(library.SUB),
-    "divide": _binary(library.DIV),
-    "silu": _eltwise(library.SWISH, 1.0),
-    "swish": _eltwise(library.SWISH, 1.0),
-    "mish": _eltwise(library.MISH),
-    "relu": _eltwise(library.RELU),
-    "sigmoid": _eltwise(library.LOGISTIC),
-    "tanh": _eltwise(library.TANH),
-    "exp": _eltwise(library.EXP),
+    "add": _binary(kernels.ADD),
+    "multiply": _binary(kernels.MUL),
+    "subtract": _binary(kernels.SUB),
+    "divide": _binary(kernels.DIV),
+    "silu": _eltwise(kernels.SWISH, 1.0),
+    "swish": _eltwise(kernels.SWISH, 1.0),
+    "mish": _eltwise(kernels.MISH),
+    "relu": _eltwise(kernels.RELU),
+    "sigmoid": _eltwise(kernels.LOGISTIC),
+    "tanh": _eltwise(kernels.TANH),
+    "exp": _eltwise(kernels.EXP),
     "softmax": _softmax,
     "shape64": lambda plan, attrs, x: np.array(shape_of(x), np.int64),
     "reshape": _reshape,

@@ -17,8 +17,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import numpy as np
 
-from ppdiffusers.inference.onednn import library
-from ppdiffusers.inference.onednn.library import (
+from ppdiffusers.onednn import kernels, library
+from ppdiffusers.onednn.library import (
     BF16,
     FP32,
     ITEM_BYTES,
@@ -159,7 +159,7 @@ class Step:
 
     def everything(self) -> List[Tuple[int, Tensor]]:
         """The arguments of the kernel, with those of the post-ops."""
-        posts = [(library.post_argument(i), post[3]) for i, post in enumerate(self.post)]
+        posts = [(kernels.post_argument(i), post[3]) for i, post in enumerate(self.post)]
         return self.arguments + [(kind, other) for kind, other in posts if other is not None]
 
     def join(self, algorithm: int, alpha: float, beta: float, other: Optional[Tensor] = None) -> bool:
@@ -338,7 +338,7 @@ class Plan:
             tensors = dict.fromkeys(tensor for _, tensor in step.everything())
             size = sum(tensor.bytes for tensor in tensors) / 1e6
             kernel = step.kernel.name if step.kernel is not None else "numpy"
-            operators = " + ".join([step.name, *(library.ALGORITHMS[post[0]] for post in step.post)])
+            operators = " + ".join([step.name, *(kernels.ALGORITHMS[post[0]] for post in step.post)])
             read = [tensor for kind, tensor in step.arguments if kind in (library.SRC, library.SRC_1)]
             shapes = f"{', '.join(map(_text, read))} -> {_text(step.result)}"
             ends = f"{size:8.1f} {1e3 * seconds:9.3f} {seconds / whole:6.1%}"

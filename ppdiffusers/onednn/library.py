@@ -1,7 +1,7 @@
 """oneDNN, the library of kernels that Paddle's CPU wheels carry, through its C interface.
 
-Only what plans need. Paddle itself uses oneDNN too, but around every convolution it changes layouts and runs
-kernels of its own; called directly, everything stays channels-last and in the type that the kernels compute in.
+Only what is used here. Paddle itself computes with oneDNN in compiled programs only, and there it changes layouts
+around every convolution; its layers as they are run kernels of its own.
 
 Source: the C API of oneDNN 3 (dnnl.h, dnnl_types.h); its numbers below have not changed since 3.0.
 """
@@ -12,28 +12,19 @@ import ctypes
 import functools
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import paddle
 
 FP32, BF16 = 3, 2  # types
 ITEM_BYTES = {FP32: 4, BF16: 2}
-SRC, SRC_1, DST, WEIGHTS, MEAN, VARIANCE, SCALE, SHIFT, SCRATCHPAD = 1, 2, 17, 33, 49, 50, 51, 52, 80  # arguments
-ADD, MUL, SUB, DIV = 0x1FFF0, 0x1FFF1, 0x1FFF5, 0x1FFF4  # algorithms
-# Functions of one number, some with parameters: RELU has the slope of what is negative for alpha, LINEAR is
-# alpha * x + beta, and SWISH is x * LOGISTIC(alpha * x).
-RELU, TANH, LINEAR, LOGISTIC, EXP, GELU_TANH, SWISH = 0x20, 0x21, 0x26, 0x29, 0x2A, 0x2B, 0x2C
-GELU_ERF, MISH = 0x31, 0x33
-ALGORITHMS = {
-    **{ADD: "add", MUL: "multiply", SUB: "subtract", DIV: "divide"},
-    **{RELU: "relu", TANH: "tanh", LINEAR: "linear", LOGISTIC: "sigmoid", EXP: "exp"},
-    **{GELU_TANH: "gelu (tanh)", SWISH: "silu", GELU_ERF: "gelu", MISH: "mish"},
-}
-_CONVOLUTION, _DECONVOLUTION, _AVERAGE_POOLING, _SOFTMAX = 1, 10, 0x3FF, 0x30000
-_TRAINING, _INFERENCE = 64, 96  # propagation kinds; statistics are only written in training
-_USE_SCALE_AND_SHIFT = 2 | 4
+# Kinds of arguments.
+SRC, SRC_1, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT, SCRATCHPAD = 1, 2, 17, 33, 41, 49, 50, 51, 52, 80
+DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS, DIFF_SCALE, DIFF_SHIFT = 129, 145, 161, 169, 255, 256
 _ANY = 1  # the layout that the kernel likes best
-_QUERY_WEIGHTS, _QUERY_SCRATCHPAD, _QUERY_NAME = 131, 136, 8
+# The layout of an argument, by its kind; and the name of the implementation.
+_QUERIES = {SRC: 129, DIFF_SRC: 130, WEIGHTS: 131, DIFF_WEIGHTS: 132, DST: 133, DIFF_DST: 134, SCRATCHPAD: 136}
+_QUERY_NAME = 8
 _USER_SCRATCHPAD = 1
 _OUT_OF_MEMORY = 1  # status
 _ISA_BF16 = 0x80  # AVX512_BF16
@@ -68,6 +59,8 @@ _TYPE = _KIND = c_int  # enumerations
 _HANDLE, _NEW, _SIZES = c_void_p, POINTER(c_void_p), POINTER(c_int64)
 _DESCRIPTOR = _HANDLE  # None for a tensor that is left out
 _CONVOLUTION_ARGUMENTS = (_NEW, _HANDLE, _KIND, _KIND, *4 * [_DESCRIPTOR], *4 * [_SIZES], _HANDLE)
+_DATA_GRADIENT_ARGUMENTS = (_NEW, _HANDLE, _KIND, *3 * [_DESCRIPTOR], *4 * [_SIZES], _HANDLE, _HANDLE)
+_WEIGHTS_GRADIENT_ARGUMENTS = (_NEW, _HANDLE, _KIND, *4 * [_DESCRIPTOR], *4 * [_SIZES], _HANDLE, _HANDLE)
 # Every function that is used: what it takes. It returns a status, unless `_RETURNS` says otherwise.
 _TAKES: Dict[str, Tuple[Any, ...]] = {
     "version": (),
@@ -82,6 +75,7 @@ _TAKES: Dict[str, Tuple[Any, ...]] = {
     "memory_desc_get_size": (_DESCRIPTOR,),
     "memory_desc_destroy": (_DESCRIPTOR,),
     "memory_create": (_NEW, _DESCRIPTOR, _HANDLE, c_void_p),
+    "memory_set_data_handle": (_HANDLE, c_void_p),
     "memory_destroy": (_HANDLE,),
     "post_ops_create": (_NEW,),
     "post_ops_append_eltwise": (_HANDLE, _KIND, c_float, c_float),
@@ -98,14 +92,23 @@ _TAKES: Dict[str, Tuple[Any, ...]] = {
     "primitive_execute": (_HANDLE, _HANDLE, c_int, POINTER(_Argument)),
     "primitive_destroy": (_HANDLE,),
     "convolution_forward_primitive_desc_create": _CONVOLUTION_ARGUMENTS,
+    "convolution_backward_data_primitive_desc_create": _DATA_GRADIENT_ARGUMENTS,
+    "convolution_backward_weights_primitive_desc_create": _WEIGHTS_GRADIENT_ARGUMENTS,
     "deconvolution_forward_primitive_desc_create": _CONVOLUTION_ARGUMENTS,
+    "deconvolution_backward_data_primitive_desc_create": _DATA_GRADIENT_ARGUMENTS,
+    "deconvolution_backward_weights_primitive_desc_create": _WEIGHTS_GRADIENT_ARGUMENTS,
     "matmul_primitive_desc_create": (_NEW, _HANDLE, *4 * [_DESCRIPTOR], _HANDLE),
     "binary_primitive_desc_create": (_NEW, _HANDLE, _KIND, *3 * [_DESCRIPTOR], _HANDLE),
     "eltwise_forward_primitive_desc_create": (
         *(_NEW, _HANDLE, _KIND, _KIND, _DESCRIPTOR, _DESCRIPTOR),
         *(c_float, c_float, _HANDLE),
     ),
+    "eltwise_backward_primitive_desc_create": (
+        *(_NEW, _HANDLE, _KIND, *3 * [_DESCRIPTOR]),
+        *(c_float, c_float, _HANDLE, _HANDLE),
+    ),
     "softmax_forward_primitive_desc_create": (_NEW, _HANDLE, _KIND, _KIND, _DESCRIPTOR, _DESCRIPTOR, c_int, _HANDLE),
+    "softmax_backward_primitive_desc_create": (_NEW, _HANDLE, _KIND, *3 * [_DESCRIPTOR], c_int, _HANDLE, _HANDLE),
     "layer_normalization_forward_primitive_desc_create": (
         *(_NEW, _HANDLE, _KIND, *3 * [_DESCRIPTOR]),
         *(c_float, c_uint, _HANDLE),
@@ -113,6 +116,14 @@ _TAKES: Dict[str, Tuple[Any, ...]] = {
     "batch_normalization_forward_primitive_desc_create": (
         *(_NEW, _HANDLE, _KIND, *2 * [_DESCRIPTOR]),
         *(c_float, c_uint, _HANDLE),
+    ),
+    "batch_normalization_backward_primitive_desc_create": (
+        *(_NEW, _HANDLE, _KIND, *3 * [_DESCRIPTOR]),
+        *(c_float, c_uint, _HANDLE, _HANDLE),
+    ),
+    "group_normalization_forward_primitive_desc_create": (
+        *(_NEW, _HANDLE, _KIND, *2 * [_DESCRIPTOR]),
+        *(c_int64, c_float, c_uint, _HANDLE),
     ),
     "pooling_forward_primitive_desc_create": (
         *(_NEW, _HANDLE, _KIND, _KIND, _DESCRIPTOR, _DESCRIPTOR),
@@ -148,6 +159,8 @@ class _Library:
         version = self.version().contents
         if version.major != 3:
             raise OneDNNError(f"{files[0]} is oneDNN {version.major}.{version.minor}, and 3 is what is known here")
+        # Of the OpenMP that it was linked to. Kernels and their scratchpads are cut for a number of threads.
+        self.threads = getattr(c, "omp_get_max_threads", lambda: 0)
         self.engine, self.stream = c_void_p(), c_void_p()  # of the CPU; any thread may use them
         self("engine_create", byref(self.engine), 1, 0)
         self("stream_create", byref(self.stream), self.engine, 1)
@@ -212,8 +225,8 @@ class Descriptor(_Handle):
         if strides is None:
             create, layout = "memory_desc_create_with_tag", _ANY
         else:
-            create, layout = "memory_desc_create_with_strides", _sizes(strides)
-        library()(create, byref(self.value), len(shape), _sizes(shape), dtype, layout)
+            create, layout = "memory_desc_create_with_strides", sizes(strides)
+        library()(create, byref(self.value), len(shape), sizes(shape), dtype, layout)
 
     @property
     def bytes(self) -> int:
@@ -239,6 +252,7 @@ class Kernel(_Handle):
     _kind = "primitive_desc"
 
     def __init__(self, kind: str, *arguments: Any, post: Sequence[PostOp] = (), engine: bool = True):
+        """`kind` is that of its descriptor in the C interface; its last argument, the attributes, is added here."""
         super().__init__()
         attributes, keep = _attributes(post)
         first = (library().engine,) if engine else ()
@@ -261,18 +275,57 @@ class Kernel(_Handle):
     @property
     def weights(self) -> Descriptor:
         """The layout of the weights that it takes."""
-        return self._descriptor(_QUERY_WEIGHTS)
+        return self.layout(WEIGHTS)
 
     @property
     def scratchpad(self) -> Descriptor:
         """Of the memory that it needs while it runs, which may be none. Nothing is kept there."""
-        return self._descriptor(_QUERY_SCRATCHPAD)
+        return self.layout(SCRATCHPAD)
 
-    def _descriptor(self, query: int) -> Descriptor:
+    def layout(self, kind: int) -> Descriptor:
+        """Of an argument, as it was given or as the kernel chose it."""
         found = Descriptor.__new__(Descriptor)
         _Handle.__init__(found)
-        library()("memory_desc_clone", byref(found.value), library().primitive_desc_query_md(self.value, query, 0))
+        query = library().primitive_desc_query_md(self.value, _QUERIES[kind], 0)
+        library()("memory_desc_clone", byref(found.value), query)
         return found
+
+
+class Step(_Handle):
+    """A kernel that runs on memory given with each call, from any thread.
+
+    Args:
+        arguments: kinds and layouts, in the order in which a call gives the addresses. Its scratchpad, where it has
+            one, comes last.
+    """
+
+    _kind = "primitive"
+
+    def __init__(self, kernel: Kernel, arguments: Sequence[Tuple[int, Descriptor]]):
+        super().__init__()
+        library()("primitive_create", byref(self.value), kernel.value)
+        scratchpad = kernel.scratchpad
+        self.scratchpad = scratchpad.bytes
+        more = [(SCRATCHPAD, scratchpad)] if self.scratchpad else []
+        self._arguments = [*arguments, *more]
+        self.layouts = [layout for _, layout in arguments]
+        self._idle: List[Any] = []  # sets of arguments that no thread is using; more are made as threads ask for them
+
+    def __call__(self, *addresses: int) -> None:
+        c = library()
+        try:
+            memories, pairs = self._idle.pop()
+        except IndexError:
+            memories = [Memory(layout, 0) for _, layout in self._arguments]
+            kinds = [kind for kind, _ in self._arguments]
+            pairs = (_Argument * len(kinds))(*(_Argument(kind, each.value) for kind, each in zip(kinds, memories)))
+        place = c.memory_set_data_handle
+        for memory, address in zip(memories, addresses):
+            place(memory.value, address)
+        status = c.primitive_execute(self.value, c.stream, len(pairs), pairs)
+        self._idle.append((memories, pairs))
+        if status:
+            c.check("primitive_execute", status)
 
 
 class _Attributes(_Handle):
@@ -324,73 +377,5 @@ class Primitive(_Handle):
             library().check("primitive_execute", status)
 
 
-def post_argument(number: int) -> int:
-    return 0x8000 * (number + 1) | SRC_1
-
-
-class Geometry(NamedTuple):
-    """Of a convolution, a number for each axis: steps, padding before and after, distances of taps (1 for none)."""
-
-    strides: Sequence[int]
-    before: Sequence[int]
-    after: Sequence[int]
-    dilations: Sequence[int]
-    transposed: bool = False
-
-
-def convolution(
-    geometry: Geometry, source: Descriptor, weights: Descriptor, result: Descriptor, post: Sequence[PostOp] = ()
-) -> Kernel:
-    """The weights of a transposed one are [out, in, h, w] too."""
-    strides, before, after, dilations, transposed = geometry
-    numbers = (_sizes(strides), _sizes([n - 1 for n in dilations]), _sizes(before), _sizes(after))
-    kind, algorithm = ("deconvolution", _DECONVOLUTION) if transposed else ("convolution", _CONVOLUTION)
-    tensors = (source, weights, None, result)  # no bias: it is a post-op
-    return Kernel(f"{kind}_forward", _INFERENCE, algorithm, *tensors, *numbers, post=post)
-
-
-def matmul(source: Descriptor, weights: Descriptor, result: Descriptor, post: Sequence[PostOp] = ()) -> Kernel:
-    return Kernel("matmul", source, weights, None, result, post=post)
-
-
-def binary(
-    algorithm: int, source: Descriptor, other: Descriptor, result: Descriptor, post: Sequence[PostOp] = ()
-) -> Kernel:
-    return Kernel("binary", algorithm, source, other, result, post=post)
-
-
-def eltwise(
-    algorithm: int, alpha: float, beta: float, source: Descriptor, result: Descriptor, post: Sequence[PostOp] = ()
-) -> Kernel:
-    return Kernel("eltwise_forward", _INFERENCE, algorithm, source, result, alpha, beta, post=post)
-
-
-def softmax(source: Descriptor, result: Descriptor, axis: int) -> Kernel:
-    return Kernel("softmax_forward", _INFERENCE, _SOFTMAX, source, result, axis)
-
-
-def layer_norm(source: Descriptor, result: Descriptor, epsilon: float) -> Kernel:
-    """Over the last axis, with scale and shift."""
-    arguments = (source, result, None, epsilon, _USE_SCALE_AND_SHIFT)
-    return Kernel("layer_normalization_forward", _INFERENCE, *arguments)
-
-
-def batch_statistics(source: Descriptor, result: Descriptor) -> Kernel:
-    """Mean and variance of every channel; it writes the normalised tensor too."""
-    return Kernel("batch_normalization_forward", _TRAINING, source, result, 1e-5, 0)
-
-
-def average_pooling(source: Descriptor, result: Descriptor, size: Sequence[int], strides: Sequence[int]) -> Kernel:
-    none = _sizes([0, 0])
-    geometry = (_sizes(strides), _sizes(size), none, none, none)
-    return Kernel("pooling_forward", _INFERENCE, _AVERAGE_POOLING, source, result, *geometry)
-
-
-def reorder(source: Descriptor, result: Descriptor) -> Kernel:
-    """A copy into another layout or type."""
-    engine = library().engine
-    return Kernel("reorder", source, engine, result, engine, engine=False)
-
-
-def _sizes(values: Sequence[int]) -> Any:
+def sizes(values: Sequence[int]) -> Any:
     return (c_int64 * len(values))(*values)

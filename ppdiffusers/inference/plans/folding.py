@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict
 
 import numpy as np
 
-from ppdiffusers.inference.onednn.values import NUMPY_TYPES, full_shape
+from ppdiffusers.inference.plans.values import NUMPY_TYPES, full_shape
 
 FOLDED: Dict[str, Callable[..., Any]] = {
     "full": lambda plan, attrs: np.full(list(attrs["shape"]), attrs["value"], NUMPY_TYPES[attrs["dtype"].name]),

@@ -11,9 +11,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ppdiffusers.inference.onednn import library
-from ppdiffusers.inference.onednn.library import DST, FP32, SCRATCHPAD, SRC, Descriptor, Memory, Primitive
-from ppdiffusers.inference.onednn.plan import Buffer, Tensor, enough_memory
+from ppdiffusers.inference.plans.plan import Buffer, Tensor, enough_memory
+from ppdiffusers.onednn import kernels
+from ppdiffusers.onednn.library import DST, FP32, SCRATCHPAD, SRC, Descriptor, Memory, Primitive
 
 NUMPY_TYPES = {"FLOAT32": np.float32, "FLOAT64": np.float64, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
 
@@ -110,7 +110,7 @@ class Weights:
             memory = _aligned(layout.bytes)
             array = np.ascontiguousarray(form(self._parameters[name]()), np.float32)
             source = Descriptor(array.shape, FP32, [stride // 4 for stride in array.strides])
-            kernel = library.reorder(source, layout)
+            kernel = kernels.reorder(source, layout)
             scratchpad = _aligned(kernel.scratchpad.bytes)
             places = [(SRC, source, array), (DST, layout, memory), (SCRATCHPAD, kernel.scratchpad, scratchpad)]
             Primitive(kernel, [(kind, Memory(place, each.ctypes.data)) for kind, place, each in places])()
