@@ -319,6 +319,7 @@ class SuperResolution:
     def _open(self, folder: Path, manifest: Dict[str, Any], precision: Optional[str], threads: int) -> None:
         self._scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         self._unet, self._vqvae = (read_json(folder / name / "config.json") for name in ("unet", "vqvae"))
+        self._rounds = int(read_json(folder / "model_index.json").get("_consistency", 0))
         left = {name: read_safetensors(folder / name / WEIGHTS) for name in ("unet", "vqvae")}
         self._embed = TimeEmbedding(self._unet, left["unet"])
         self._codes = left["vqvae"]["quantize.embedding.weight"]
@@ -366,7 +367,32 @@ class SuperResolution:
             latents = scheduler.step(prediction, latents, alpha, following, eta, normals)
         pixels = self._to_pixels(latents=quantise(latents, self._codes))[0].transpose(1, 2, 0)
         factor = 2 ** (len(self._vqvae["block_out_channels"]) - 1)
-        return np.clip(pixels[: factor * height, : factor * width] / 2 + 0.5, 0, 1)
+        pixels = np.clip(pixels[: factor * height, : factor * width] / 2 + 0.5, 0, 1)
+        return consistent(pixels, picture, factor, self._rounds)
+
+
+def enlarged(values: np.ndarray, factor: int, kind: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+    size = factor * values.shape[1], factor * values.shape[0]
+    planes = (np.ascontiguousarray(values[..., i], np.float32) for i in range(values.shape[2]))
+    return np.stack([np.asarray(Image.fromarray(plane).resize(size, kind)) for plane in planes], axis=-1)
+
+
+def consistent(pixels: np.ndarray, low: np.ndarray, factor: int, rounds: int) -> np.ndarray:
+    """Pixels that averaged down are `low`, and smooth where it is a plane (iterative back-projection)."""
+    if not rounds:
+        return pixels
+    height, width = low.shape[:2]
+    padded = np.pad(low, ((1, 1), (1, 1), (0, 0)), mode="reflect", reflect_type="odd")
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    near = np.pad(np.abs(low - (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9).max(-1), 2, mode="edge")
+    near = np.max([near[y : y + height, x : x + width] for y in range(5) for x in range(5)], axis=0)
+    detail = np.clip((near * 255 - 1) / 3, 0, 1)[..., None]
+    smooth = np.clip(1 - enlarged(detail, factor, Image.Resampling.BILINEAR), 0, 1)
+    pixels = pixels + smooth * (enlarged(low, factor) - pixels)
+    for _ in range(rounds):
+        lack = low - pixels.reshape(height, factor, width, factor, -1).mean((1, 3))
+        pixels = np.clip(pixels + enlarged(lack, factor), 0, 1)
+    return pixels
 
 
 def cpus() -> int:

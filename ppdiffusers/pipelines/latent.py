@@ -19,7 +19,7 @@ from ppdiffusers.pipelines.results import check_count, check_latents, memory_for
 from ppdiffusers.pipelines.tiling import OVERLAP, Blend, Windows, patches, windows_of
 from ppdiffusers.random import randn_tensor
 
-AUTOMATIC = object()
+AUTOMATIC = "auto"
 _PATCH, _MARGIN = 48, 12  # latents a side that the decoder's norms see of a large map at each of many places
 _AT_ONCE = 1 << 29  # bytes of maps, with as much as the models themselves take
 _UNET_MAPS, _DECODER_MAPS = 9, 7  # of the outermost width, that are alive at the same time
@@ -133,7 +133,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     def _windows(self, name: str, shape: Sequence[int]) -> Optional[Windows]:
         if self._tile is None:
             return None
-        if self._tile is not AUTOMATIC:
+        if self._tile != AUTOMATIC:
             return self._cut(name, shape, self._tile**2)
         most = min(_AT_ONCE + self._bytes_of_weights(), available() / 2) / self._bytes_a_latent(name)
         return None if prod(shape) / shape[1] <= most else self._cut(name, shape, most / shape[0] / 2)
@@ -155,7 +155,11 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         return 4 * maps * self.components[name].config.block_out_channels[0]
 
     def _bytes_of_weights(self) -> int:
-        return sum(4 * weight.size for name in ("unet", "vqvae") for weight in self.components[name].parameters())
+        """Of models that are layers."""
+        models = [self.components[name] for name in ("unet", "vqvae")]
+        return sum(
+            4 * weight.size for model in models if not hasattr(model, "with_engine") for weight in model.parameters()
+        )
 
     def _decode_to(
         self, latents: paddle.Tensor, size: Tuple[int, int], output_type: str, return_dict: bool = True
