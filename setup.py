@@ -50,7 +50,7 @@ setup(
         "convert": ["pyyaml>=6"],
         "distributed": ["ray[data]>=2.45,<3"],
         "train": ["visualdl>=2.5", "resvg-py>=0.1"],
-        "test": ["pytest>=7", "jsonschema>=4.18", "pyyaml>=6", "ruff==0.17.5", "mypy>=1.8"],
+        "test": ["pytest>=7", "pytest-xdist>=3", "jsonschema>=4.18", "pyyaml>=6", "ruff==0.17.5", "mypy>=1.8"],
     },
     entry_points={
         "console_scripts": ["ppdiffusers = paddle_latent_diffusion:main", "model-zoo = model_zoo.cli:main"],

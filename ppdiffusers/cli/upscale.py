@@ -60,10 +60,10 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--eta", type=between(0, 1), default=0.0, metavar="E", help="0 deterministic (default) to 1 as DDPM"
     )
-    group.add_argument("--consistency", type=whole(0, 100), metavar="N", help="rounds that bring the result to the "
-                       "colours of the input (default: 3; 0: as it was decoded)")  # fmt: skip
-    group.add_argument("--tile", type=whole(0, 1 << 20), metavar="N", help="the most pixels of the result along a side "
-                       "of a window; chosen by memory if not given, and 0 computes every picture at once")  # fmt: skip
+    group.add_argument("--consistency", type=whole(0, 100), metavar="N", help="rounds that bring back the input's "
+                       "colours (default: 3; 0: none)")  # fmt: skip
+    group.add_argument("--tile", type=whole(0, 1 << 20), metavar="N", help="most pixels of the result a side of a window "
+                       "(default: by memory; 0: no windows)")  # fmt: skip
     group.add_argument("--seed", type=int, metavar="N", help="fixes the results; drawn and printed when not given")
     engine.add_options(group)
     distributed.add_options(parser)

@@ -7,6 +7,7 @@ no file can be out of date, damaged, or somebody else's.
 from __future__ import annotations
 
 import errno
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Program:
             tensors = [tensor.get_tensor() for tensor in held]
             paddle.base.core.save_combine_func(tensors, names, str(parameters), True, False, False)
             size = 4 * sum(tensor.size for tensor in held)
-            if program.read_bytes()[-1:] != b"}" or parameters.stat().st_size < size:
+            if not _is_whole(program) or parameters.stat().st_size < size:
                 raise OSError(errno.ENOSPC, "could not be written whole", str(files[0]))
         return files
 
@@ -144,3 +145,11 @@ def as_float32(tensor: paddle.Tensor) -> np.ndarray:
     value = tensor.detach()
     value = value if value.dtype == paddle.float32 else value.astype("float32")
     return np.from_dlpack(value if value.place.is_cpu_place() else value.cpu())
+
+
+def _is_whole(program: Path) -> bool:
+    try:
+        json.loads(program.read_bytes())
+    except ValueError:
+        return False
+    return True

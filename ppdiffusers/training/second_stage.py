@@ -93,7 +93,7 @@ class SecondStage:
 
     def _min_snr(self, gamma: float) -> np.ndarray:
         """Weights `[T]` of the squared errors (arXiv 2303.09556, section 3.4)."""
-        alphas = self.scheduler.alphas_cumprod
+        alphas = np.asarray(self.scheduler.alphas_cumprod, np.float64)
         snr = alphas / np.maximum(1 - alphas, 1e-20)
         clipped = np.minimum(snr, gamma)
         kind = self.scheduler.config.prediction_type

@@ -142,7 +142,7 @@ def test_help_of_a_command_is_a_screen_that_ends_in_examples(capsys, command):
     for line in examples:
         program, *words = shlex.split(line)
         assert program == "model-zoo" and words[0] == command
-        assert callable(cli._parser().parse_args(words).run)
+        assert callable(cli._parser(words).parse_args(words).run)
 
 
 def test_every_command_has_examples():

@@ -132,7 +132,7 @@ def test_a_run_that_was_cut_ends_where_an_uncut_one_does(pictures, tmp_path, tas
 def test_parts_of_a_step_add_up(pictures, tmp_path):
     train(make("inpainting", pictures, steps=2), tmp_path / "whole")
     train(make("inpainting", pictures, steps=2, micro_batch=1), tmp_path / "parts")
-    assert_same(tmp_path / "whole", tmp_path / "parts", atol=2e-5)
+    assert_same(tmp_path / "whole", tmp_path / "parts", atol=2e-4)  # Adam divides tiny gradients by themselves
     with pytest.raises(ConfigError, match="batch_size 4 .* micro_batch 3"):
         train(make("inpainting", pictures, micro_batch=3), tmp_path / "no")
 
