@@ -62,7 +62,7 @@ def add_parser(commands: Any) -> None:
     )
     group.add_argument("--consistency", type=whole(0, 100), metavar="N", help="rounds that bring back the input's "
                        "colours (default: 3; 0: none)")  # fmt: skip
-    group.add_argument("--tile", type=whole(0, 1 << 20), metavar="N", help="most pixels of the result a side of a window "
+    group.add_argument("--tile", type=whole(0, 1 << 20), metavar="N", help="most pixels of a result a side of a window "
                        "(default: by memory; 0: no windows)")  # fmt: skip
     group.add_argument("--seed", type=int, metavar="N", help="fixes the results; drawn and printed when not given")
     engine.add_options(group)
