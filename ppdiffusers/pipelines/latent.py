@@ -192,7 +192,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             try:
                 for band in self._decoded_by(windows, latents):
                     done += 1
-                    yield np.clip(band.astype("float32").numpy().transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
+                    yield _to_unit(band)
                 return
             except MemoryError:
                 windows = self._smaller_windows("vqvae", latents.shape, windows)
@@ -216,6 +216,14 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             count = int(min(36, max(4, 1.5 * prod(windows.shape) / _PATCH**2)))  # in about a window's memory
             decode(patches(quantized, _PATCH, count))
         yield from Blend(windows, statistics).bands(lambda window, number: decode(window.of(quantized)))
+
+
+def _to_unit(pixels: paddle.Tensor) -> np.ndarray:
+    """`[B, C, H, W]` near [-1, 1] as `[B, H, W, C]` in [0, 1], with one copy in memory: it may be large."""
+    values = pixels.astype("float32").numpy()
+    values /= 2
+    values += 0.5
+    return np.clip(values, 0, 1, out=values).transpose(0, 2, 3, 1)
 
 
 def cropped(bands: Iterable[np.ndarray], height: int, width: int) -> Iterator[np.ndarray]:

@@ -172,8 +172,9 @@ class Blend:
                 place = slice(scaled.columns.start, scaled.columns.stop)
                 band[:, :, :, place] = band[:, :, :, place] + values * paddle.to_tensor(scaled.weights)
             finished = band.shape[2] - factor * rows.after
-            yield band[:, :, :finished]
             open_rows = band[:, :, finished:] if rows.after else None
+            band = band[:, :, :finished]
+            yield band
         statistics.finish(len(self.windows))
 
     def whole(self, compute: Compute, kind: Hashable = None) -> paddle.Tensor:
