@@ -283,8 +283,7 @@ def fidelity(args: argparse.Namespace, folder: Path) -> Iterator[Dict[str, Any]]
     sys.path.insert(0, str(ROOT))
     import paddle  # only now: a process that is started has no more memory than it needs
 
-    from ppdiffusers.training.data import to_tensor
-    from ppdiffusers.training.losses import LPIPS, psnr
+    from ppdiffusers.training.losses import LPIPS, psnr, to_tensor
 
     distance = LPIPS(args.pictures / "lpips-alex.npz", "alex")
     first: Dict[str, Dict[str, float]] = {}
