@@ -51,8 +51,8 @@ class WindowStatistics:
         deviation = np.sqrt(variance + epsilon)
         return mean + shift * deviation, (deviation * factor) ** 2 - epsilon
 
-    def finish(self, count: int) -> None:
-        """The pass over some of the `count` windows is over: the next one is corrected by what was collected."""
+    def finish(self) -> None:
+        """The pass over all windows is over: the next one is corrected by what was collected."""
         numbers = sorted(self._collected)
         corrections: Dict[int, List[Moments]] = {number: [] for number in numbers}
         for norm in zip(*(self._collected[number] for number in numbers)):
@@ -108,8 +108,8 @@ class SampledStatistics:
         middle, spread = (np.broadcast_to(each.astype(np.float32)[:, None], mean.shape) for each in found)
         return middle, spread
 
-    def finish(self, count: int) -> None:
-        """A pass over all windows is over."""
+    def finish(self) -> None:
+        """As of `WindowStatistics`; nothing is corrected here."""
 
 
 def paused() -> Any:

@@ -107,14 +107,10 @@ def windows_of(height: int, width: int, pixels: float, overlap: int = OVERLAP, m
     """
     if height * width <= pixels:
         return None
-    side = max(int(pixels**0.5) // multiple, 2) * multiple
-    if height < side:  # a strip
-        side = max(int(pixels / height) // multiple, 2) * multiple
-        return Windows(spans(height, height, overlap, multiple), spans(width, side, overlap, multiple))
-    if width < side:
-        side = max(int(pixels / width) // multiple, 2) * multiple
-        return Windows(spans(height, side, overlap, multiple), spans(width, width, overlap, multiple))
-    return Windows(spans(height, side, overlap, multiple), spans(width, side, overlap, multiple))
+    # A strip has longer windows than a square.
+    most = (max(pixels**0.5, pixels / other) for other in (width, height))
+    sides = [max(int(side) // multiple, 2) * multiple for side in most]
+    return Windows(*(spans(length, side, overlap, multiple) for length, side in zip((height, width), sides)))
 
 
 def patches(latents: paddle.Tensor, side: int, most: int) -> paddle.Tensor:
@@ -145,7 +141,7 @@ class Blend:
         for number, window in enumerate(self.windows):
             with statistics.window(number):
                 compute(window, number)
-        statistics.finish(len(self.windows))
+        statistics.finish()
 
     def bands(self, compute: Compute, kind: Hashable = None) -> Iterator[paddle.Tensor]:
         """The map from its top to its bottom, in parts `[B, C, rows, f * W]` that are finished.
@@ -175,7 +171,7 @@ class Blend:
             open_rows = band[:, :, finished:] if rows.after else None
             band = band[:, :, :finished]
             yield band
-        statistics.finish(len(self.windows))
+        statistics.finish()
 
     def whole(self, compute: Compute, kind: Hashable = None) -> paddle.Tensor:
         """The map `[B, C, H, W]`."""
