@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -39,8 +40,12 @@ def until(condition, seconds=10.0):
 
 
 def bytes_on_disk(folder):
-    """Of the weights, while they come."""
-    return sum(path.stat().st_size for path in (folder / "unet").glob(".model_state.pdparams.*.part"))
+    """Of the weights, while they come: a part may go, or get another name, between the listing and the look at it."""
+    total = 0
+    for path in (folder / "unet").glob(".model_state.pdparams.*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def ranges_of(server):
